@@ -186,8 +186,8 @@ impl Accuracy {
 pub struct Certificate {
     /// What is counted, such as `samples added or removed`.
     pub unit: String,
-    /// The share of the test images, in `[0, 1]`, that are classified correctly as long as at most so many are: for 0, 1
-    /// and so on. It is 0 beyond the end.
+    /// The share of the test images, in `[0, 1]`, that are classified correctly as long as at most so many are: for 0,
+    /// 1 and so on. It is 0 beyond the end.
     pub accuracy: Vec<f64>,
 }
 

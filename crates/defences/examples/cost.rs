@@ -7,11 +7,11 @@
 
 use std::time::Instant;
 
-use hemlock_defences::certificates::{Ensemble, RidgeHead, StrongConvexity};
+use hemlock_defences::certificates::{Certificates, Ensemble, RidgeHead, StrongConvexity};
 use hemlock_defences::filters::{FILTERS, FilterOptions};
 use hemlock_defences::metrics::detection;
 use hemlock_defences::weight_decay::{Criterion, Trial, choose};
-use hemlock_defences::{SuspectSet, repair, robust};
+use hemlock_defences::{TrainingData, repair, robust};
 use hemlock_head::testing::{GaussianClusters, random};
 use hemlock_head::{FitOptions, Samples, fit};
 use hemlock_threat::Constraint;
@@ -33,82 +33,92 @@ fn clusters(d: usize) -> (Array2<f32>, Vec<u32>, Vec<bool>) {
     (features, labels, poison)
 }
 
-fn main() {
-    let word = std::env::args().nth(1).unwrap_or_default();
-    let timed = |name: &str, run: &mut dyn FnMut() -> String| {
-        if name.contains(&word) || name == "one training" {
+/// Runs and times what it is given, if its name contains the word of the command line.
+struct Timer(String);
+
+impl Timer {
+    fn run(&self, name: &str, run: impl FnOnce() -> String) {
+        if name.contains(&self.0) {
             let start = Instant::now();
             let result = run();
-            println!("{name:24} {:7.2} s  {result}", start.elapsed().as_secs_f64());
+            println!("{name:28} {:7.2} s  {result}", start.elapsed().as_secs_f64());
         }
-    };
+    }
+}
+
+fn main() {
+    let timer = Timer(std::env::args().nth(1).unwrap_or_default());
     let (features, labels, poison) = clusters(512);
     let samples = Samples::from_f32(features.view(), &labels, 10).unwrap();
-    let set = SuspectSet::new(&[samples], DECAY, 0).unwrap();
-    let mut head = None;
-    timed("one training", &mut || {
-        let found = fit(&[samples], &FitOptions::new(DECAY), &|_, _| true).unwrap();
-        let steps = format!("{} steps", found.iterations);
-        head = Some(found.head);
-        steps
-    });
+    let set = TrainingData::new(&[samples], DECAY, 0).unwrap();
+    for decay in [DECAY, GRID[0]] {
+        Timer(String::new()).run(&format!("training at {decay:e}"), || {
+            format!("{} steps", fit(&[samples], &FitOptions::new(decay), &|_, _| true).unwrap().iterations)
+        });
+    }
     for filter in FILTERS {
-        timed(&format!("filter {}", filter.name), &mut || {
+        timer.run(&format!("filter {}", filter.name), || {
             let found = filter.apply(&set, &FilterOptions::share(0.05)).unwrap();
             let found = detection(&found, &poison).unwrap();
             format!("recall {:.2}, AUROC {:.2}", found.recall.unwrap(), found.auroc.unwrap())
         });
     }
     for (name, trial) in [("held-out", Trial::HeldOut(0.2)), ("5 folds", Trial::Folds(5))] {
-        timed(&format!("weight decay {name}"), &mut || {
+        timer.run(&format!("weight decay, {name}"), || {
             format!("{:?}", choose(&set, &GRID, trial, Criterion::Loss).unwrap().best)
         });
     }
-    timed("robust truncated", &mut || format!("{} rounds", robust::truncated_loss(&set, 2.0).unwrap().rounds));
-    timed("robust median", &mut || format!("norm {:.2}", robust::median_of_means(&set, 20).unwrap().norm()));
-    timed("robust hinge", &mut || {
-        let found = robust::hinge(&set).unwrap();
+    robust_heads(&timer, &set);
+    repairs(&timer, &set, &poison);
+    certificates(&timer);
+}
+
+fn robust_heads(timer: &Timer, set: &TrainingData<'_>) {
+    timer.run("robust truncated", || format!("{} rounds", robust::truncated_loss(set, 2.0).unwrap().rounds));
+    timer.run("robust median of means", || format!("norm {:.2}", robust::median_of_means(set, 20).unwrap().norm()));
+    timer.run("robust hinge", || {
+        let found = robust::hinge(set).unwrap();
         format!("{} steps, converged: {}", found.iterations, found.converged)
     });
+}
+
+fn repairs(timer: &Timer, set: &TrainingData<'_>, poison: &[bool]) {
     let clean: Vec<bool> = poison.iter().map(|poison| !poison).collect();
-    let (kept, gone) = (set.filter(&clean).unwrap(), set.filter(&poison).unwrap());
-    let head = head.unwrap();
-    timed("repair refit", &mut || {
+    let (kept, gone) = (set.filter(&clean).unwrap(), set.filter(poison).unwrap());
+    let head = fit(set.blocks(), &FitOptions::new(DECAY), &|_, _| true).unwrap().head;
+    timer.run("repair refit", || {
         format!("{} steps", repair::refit(&head, &[kept.samples()], DECAY).unwrap().iterations)
     });
-    timed("repair newton", &mut || {
+    timer.run("repair newton", || {
         format!("norm {:.2}", repair::newton_step(&head, &[kept.samples()], DECAY).unwrap().norm())
     });
-    let descent = repair::Descent { weight_decay: DECAY, steps: 50, rate: 1.0 };
-    timed("repair gradient ascent", &mut || {
-        let found = repair::gradient_ascent(&head, &[kept.samples()], &[gone.samples()], 0.01, &descent).unwrap();
+    let steps = repair::GradientSteps { weight_decay: DECAY, count: 50, rate: 1.0 };
+    timer.run("repair gradient ascent", || {
+        let found = repair::gradient_ascent(&head, &[kept.samples()], &[gone.samples()], 0.01, &steps).unwrap();
         format!("norm {:.2}", found.norm())
     });
+}
 
+fn certificates(timer: &Timer) {
     let (features, labels, _) = clusters(64);
     let samples = Samples::from_f32(features.view(), &labels, 10).unwrap();
-    let set = SuspectSet::new(&[samples], 1e-2, 0).unwrap();
+    let set = TrainingData::new(&[samples], 1e-2, 0).unwrap();
     let test = features.slice(ndarray::s![..2_000, ..]).mapv(f64::from);
+    let accuracy = |of: &Certificates, budget| of.certified_accuracy(&labels[..2_000], budget).unwrap();
     for spread in [1, 4] {
-        timed(&format!("certificate {spread} of 250"), &mut || {
+        timer.run(&format!("certificate {spread} of 250"), || {
             let ensemble = Ensemble::train(&set, 250, spread).unwrap();
-            let (plurality, run_off) =
-                (ensemble.plurality(test.view()).unwrap(), ensemble.run_off(test.view()).unwrap());
-            let at = |budget| {
-                let of = |one: &hemlock_defences::certificates::Certificates| {
-                    one.certified_accuracy(&labels[..2_000], budget).unwrap()
-                };
-                format!("{:.2}/{:.2}", of(&plurality), of(&run_off))
-            };
+            let (one, two) = (ensemble.plurality(test.view()).unwrap(), ensemble.run_off(test.view()).unwrap());
+            let at = |budget| format!("{:.2}/{:.2}", accuracy(&one, budget), accuracy(&two, budget));
             format!("accuracy {}, at 10: {}, at 40: {}", at(0), at(10), at(40))
         });
     }
-    timed("certificate convexity", &mut || {
+    timer.run("certificate convexity", || {
         let found = StrongConvexity::train(&set, &Constraint::ball(10.0)).unwrap().certify(test.view()).unwrap();
-        format!("largest radius {}", found.radii.iter().max().unwrap())
+        format!("accuracy {:.2}, largest radius {}", accuracy(&found, 0), found.radii.iter().max().unwrap())
     });
-    timed("certificate labels", &mut || {
+    timer.run("certificate labels", || {
         let found = RidgeHead::train(&set).unwrap().certify(test.view()).unwrap();
-        format!("accuracy at 500: {:.2}", found.certified_accuracy(&labels[..2_000], 500).unwrap())
+        format!("accuracy {:.2}, at 500: {:.2}", accuracy(&found, 0), accuracy(&found, 500))
     });
 }

@@ -21,7 +21,7 @@ use hemlock_head::HeadError;
 use std::cmp::Ordering;
 
 use crate::losses::rough_tolerance;
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 /// All filters.
 pub static FILTERS: [&Filter; 12] = [
@@ -45,20 +45,20 @@ pub struct Filter {
     pub name: &'static str,
     /// What the score is, which continues "the score is …".
     pub score: &'static str,
-    /// What [`Removal::Rule`] removes, which continues "it removes …".
+    /// What [`RemovalRule::Rule`] removes, which continues "it removes …".
     pub rule: &'static str,
-    /// Whether [`Removal::Share`] is a share of each class; otherwise, it is a share of all samples.
+    /// Whether [`RemovalRule::Share`] is a share of each class; otherwise, it is a share of all samples.
     pub by_class: bool,
     /// The paper that the filter comes from.
     pub source: &'static str,
-    run: fn(&SuspectSet<'_>, &FilterOptions) -> Result<Filtered, DefenceError>,
+    run: fn(&TrainingData<'_>, &FilterOptions) -> Result<Filtered, DefenceError>,
 }
 
 /// Options of a filter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FilterOptions {
     /// How many samples are removed.
-    pub removal: Removal,
+    pub removal: RemovalRule,
     /// The number of neighbours of `knn-distance` and `knn-label`. `None` is 5 for the first one and the mean size of a
     /// class for the second one. Other filters ignore it.
     pub neighbors: Option<usize>,
@@ -69,7 +69,7 @@ pub struct FilterOptions {
 
 /// How many samples a filter removes. Both numbers lie in `[0, 1)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Removal {
+pub enum RemovalRule {
     /// The samples with the largest scores: a share of each class or of all samples, see [`Filter::by_class`]. The
     /// number is rounded to the nearest one.
     Share(f64),
@@ -104,10 +104,10 @@ impl Filter {
     /// # Errors
     /// Returns an error if an option is out of its range, if a class has too few samples for the filter, if the filter
     /// would remove all samples of a class, or if a head that it needs cannot be trained.
-    pub fn apply(&self, set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+    pub fn apply(&self, set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
         match options.removal {
-            Removal::Share(share) => DefenceError::check_share("remove", share)?,
-            Removal::Rule { expected } => DefenceError::check_share("expected", expected)?,
+            RemovalRule::Share(share) => DefenceError::check_share("remove", share)?,
+            RemovalRule::Rule { expected } => DefenceError::check_share("expected", expected)?,
         }
         options.tolerance.map_or(Ok(()), |tolerance| HeadError::check_non_negative("tolerance", tolerance))?;
         let filtered = (self.run)(set, options)?;
@@ -133,24 +133,24 @@ impl FilterOptions {
     /// Removes a share of the samples, with the filter's defaults otherwise.
     #[must_use]
     pub fn share(share: f64) -> Self {
-        Self { removal: Removal::Share(share), neighbors: None, tolerance: None }
+        Self { removal: RemovalRule::Share(share), neighbors: None, tolerance: None }
     }
 
     /// Removes what the filter's paper removes if it expects this share of poisons.
     #[must_use]
     pub fn rule(expected: f64) -> Self {
-        Self { removal: Removal::Rule { expected }, neighbors: None, tolerance: None }
+        Self { removal: RemovalRule::Rule { expected }, neighbors: None, tolerance: None }
     }
 
     /// The gradient norm at which heads count as trained.
-    fn tolerance_for(&self, set: &SuspectSet<'_>) -> f64 {
+    fn tolerance_for(&self, set: &TrainingData<'_>) -> f64 {
         self.tolerance.unwrap_or_else(|| rough_tolerance(set.weight_decay()))
     }
 
     /// The share itself, or the expected one.
     fn fraction(&self) -> f64 {
         match self.removal {
-            Removal::Share(share) | Removal::Rule { expected: share } => share,
+            RemovalRule::Share(share) | RemovalRule::Rule { expected: share } => share,
         }
     }
 }
@@ -166,7 +166,7 @@ fn descending(scores: &[f64]) -> impl Fn(&usize, &usize) -> Ordering {
 }
 
 /// Removes the samples with the largest scores of every class.
-fn remove_of_classes(set: &SuspectSet<'_>, scores: Vec<f64>, share: f64) -> Filtered {
+fn remove_of_classes(set: &TrainingData<'_>, scores: Vec<f64>, share: f64) -> Filtered {
     let mut removed = vec![false; scores.len()];
     for mut rows in set.class_rows() {
         rows.sort_by(descending(&scores));
@@ -186,7 +186,7 @@ fn remove_of_all(scores: Vec<f64>, share: f64) -> Filtered {
 
 /// The scores of all samples, from those of every class. `of` is called with the rows of a class that has samples.
 fn by_class(
-    set: &SuspectSet<'_>,
+    set: &TrainingData<'_>,
     mut of: impl FnMut(usize, &[usize]) -> Result<Vec<f64>, DefenceError>,
 ) -> Result<Vec<f64>, DefenceError> {
     let mut scores = vec![0.0; set.len()];
@@ -214,7 +214,7 @@ mod tests {
     fn the_largest_of_each_class_or_of_all_are_removed() {
         let data = GaussianClusters::new(40, 2, 2, 1);
         let blocks = [data.samples()];
-        let set = SuspectSet::new(&blocks, 0.0, 0).unwrap();
+        let set = TrainingData::new(&blocks, 0.0, 0).unwrap();
         let scores: Vec<f64> = (0..40).map(f64::from).collect();
         let all = remove_of_all(scores.clone(), 0.1);
         assert_eq!((0..40).filter(|row| all.removed[*row]).collect::<Vec<_>>(), [36, 37, 38, 39]);
@@ -230,7 +230,7 @@ mod tests {
     fn no_class_disappears() {
         let data = GaussianClusters::new(40, 2, 2, 1);
         let blocks = [data.samples()];
-        let set = SuspectSet::new(&blocks, 0.1, 0).unwrap();
+        let set = TrainingData::new(&blocks, 0.1, 0).unwrap();
         let refused = |options: FilterOptions| find("sphere").unwrap().apply(&set, &options).unwrap_err();
         assert!(matches!(
             refused(FilterOptions::share(0.999)),

@@ -3,7 +3,7 @@
 
 use ndarray::ArrayView1;
 
-use crate::SuspectSet;
+use crate::TrainingData;
 
 /// The hash of the features of a sample; the label is not part of it. `purpose` and `seed` give independent hashes.
 /// Features in f32 have the same hash as after a conversion to f64, and -0 has that of 0.
@@ -18,7 +18,7 @@ pub(crate) fn hash_of(features: ArrayView1<'_, f64>, purpose: &'static str, seed
 }
 
 /// The hashes of all samples.
-pub(crate) fn hashes(set: &SuspectSet<'_>, purpose: &'static str) -> Vec<[u8; 32]> {
+pub(crate) fn hashes(set: &TrainingData<'_>, purpose: &'static str) -> Vec<[u8; 32]> {
     let seed = set.seed();
     let parts = set.map_chunks(|_, z| z.rows().into_iter().map(|z| hash_of(z, purpose, seed)).collect::<Vec<_>>());
     parts.flatten().collect()

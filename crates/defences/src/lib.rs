@@ -9,7 +9,7 @@
 //! | [`certificates`] | for every test sample, the number of poisons up to which its prediction provably stays |
 //! | [`repair`] | a trained head, once some of its poisons are known |
 //!
-//! Everything starts from a [`SuspectSet`]: blocks of samples as a victim has them, poisons included, with the weight
+//! Everything starts from a [`TrainingData`]: blocks of samples as a victim has them, poisons included, with the weight
 //! decay of the victim's objective `mean cross-entropy + λ/2 |W|²`. Nothing here knows which samples are poisons, apart
 //! from [`metrics`] and [`repair`], which are told.
 //!
@@ -28,8 +28,8 @@ mod losses;
 pub mod metrics;
 pub mod repair;
 pub mod robust;
-mod training_set;
+mod training_data;
 pub mod weight_decay;
 
 pub use error::DefenceError;
-pub use training_set::{Subset, SuspectSet};
+pub use training_data::{Subset, TrainingData};

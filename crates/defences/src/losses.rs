@@ -5,10 +5,10 @@ use hemlock_head::{FitOptions, Head, HeadError, Preconditioner, Samples, fit};
 use ndarray::{Array2, ArrayView1};
 use std::sync::Arc;
 
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 /// The cross-entropy of every sample at `head`, in nats, `[N]`. The samples fit the head.
-pub(crate) fn losses(head: &Head, set: &SuspectSet<'_>) -> Vec<f64> {
+pub(crate) fn losses(head: &Head, set: &TrainingData<'_>) -> Vec<f64> {
     let parts = set.map_chunks(|chunk, z| {
         let mut logits = Array2::zeros((z.nrows(), head.classes()));
         scores(head.packed(), z, &mut logits.view_mut());
@@ -24,7 +24,7 @@ pub(crate) fn log_sum_exp(row: ArrayView1<'_, f64>) -> f64 {
 }
 
 /// Trains a head on the whole set, to a gradient norm of `tolerance`.
-pub(crate) fn train(set: &SuspectSet<'_>, tolerance: f64) -> Result<(Head, Arc<Preconditioner>), DefenceError> {
+pub(crate) fn train(set: &TrainingData<'_>, tolerance: f64) -> Result<(Head, Arc<Preconditioner>), DefenceError> {
     let preconditioner = Arc::new(Preconditioner::new(set.blocks(), set.weight_decay())?);
     let head = retrain(set.blocks(), set.weight_decay(), tolerance, None, &preconditioner)?;
     Ok((head, preconditioner))

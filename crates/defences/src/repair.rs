@@ -23,11 +23,11 @@ const PRODUCTS: usize = 20;
 
 /// How a head descends in [`gradient_ascent`] and [`fine_tune`]. Each step takes all samples.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Descent {
+pub struct GradientSteps {
     /// `λ >= 0` of the objective `mean cross-entropy + λ/2 |W|²`.
     pub weight_decay: f64,
     /// Number of steps.
-    pub steps: usize,
+    pub count: usize,
     /// The length of a step, as a multiple of the inverse of the largest curvature that the objective has at any head.
     /// Steps of at most 1 descend on what stays.
     pub rate: f64,
@@ -73,10 +73,10 @@ pub fn gradient_ascent(
     kept: &[Samples<'_>],
     gone: &[Samples<'_>],
     ascent: f64,
-    descent: &Descent,
+    steps: &GradientSteps,
 ) -> Result<Head, DefenceError> {
     HeadError::check_non_negative("ascent", ascent)?;
-    descend(head, kept, descent, |head, gradient| {
+    descend(head, kept, steps, |head, gradient| {
         gradient.scaled_add(-ascent, &loss_and_gradient(head, gone, 0.0)?.1);
         Ok(())
     })
@@ -87,21 +87,21 @@ pub fn gradient_ascent(
 /// # Errors
 /// Returns an error if there are no samples, if they do not fit the head, if a number is negative or not finite, or if
 /// the parameters stop being finite.
-pub fn fine_tune(head: &Head, kept: &[Samples<'_>], descent: &Descent) -> Result<Head, DefenceError> {
-    descend(head, kept, descent, |_, _| Ok(()))
+pub fn fine_tune(head: &Head, kept: &[Samples<'_>], steps: &GradientSteps) -> Result<Head, DefenceError> {
+    descend(head, kept, steps, |_, _| Ok(()))
 }
 
 fn descend(
     head: &Head,
     kept: &[Samples<'_>],
-    descent: &Descent,
+    steps: &GradientSteps,
     change: impl Fn(&Head, &mut Array2<f64>) -> Result<(), HeadError>,
 ) -> Result<Head, DefenceError> {
-    HeadError::check_non_negative("rate", descent.rate)?;
-    let length = descent.rate / largest_curvature(head, kept, descent.weight_decay)?;
+    HeadError::check_non_negative("rate", steps.rate)?;
+    let length = steps.rate / largest_curvature(head, kept, steps.weight_decay)?;
     let mut head = head.clone();
-    for _ in 0..descent.steps {
-        let (_, mut gradient) = loss_and_gradient(&head, kept, descent.weight_decay)?;
+    for _ in 0..steps.count {
+        let (_, mut gradient) = loss_and_gradient(&head, kept, steps.weight_decay)?;
         change(&head, &mut gradient)?;
         let mut packed = head.into_packed();
         packed.scaled_add(-length, &gradient);
@@ -110,8 +110,8 @@ fn descend(
     Ok(head)
 }
 
-/// An upper bound of the objective's curvature at any head: half of the largest eigenvalue of `AᵀA / n`, which the power
-/// method finds, plus `λ`, because `diag p - p pᵀ` has no eigenvalue above 1/2 (Böhning, 1992).
+/// An upper bound of the objective's curvature at any head: half of the largest eigenvalue of `AᵀA / n`, which the
+/// power method finds, plus `λ`, because `diag p - p pᵀ` has no eigenvalue above 1/2 (Böhning, 1992).
 fn largest_curvature(head: &Head, kept: &[Samples<'_>], weight_decay: f64) -> Result<f64, DefenceError> {
     HeadError::check_non_negative("weight_decay", weight_decay)?;
     let count: usize = kept.iter().map(Samples::len).sum();
@@ -181,9 +181,9 @@ mod tests {
     #[test]
     fn descent_descends_and_ascent_forgets_faster() {
         poisoned(|head, clean, poisons, exact| {
-            let descent = Descent { weight_decay: DECAY, steps: 20, rate: 1.0 };
+            let descent = GradientSteps { weight_decay: DECAY, count: 20, rate: 1.0 };
             let objective = |head: &Head| loss_and_gradient(head, &[clean], DECAY).unwrap().0;
-            let steps = |steps| fine_tune(head, &[clean], &Descent { steps, ..descent }).unwrap();
+            let steps = |steps| fine_tune(head, &[clean], &GradientSteps { count: steps, ..descent }).unwrap();
             let objectives: Vec<f64> = (0..20).map(|n| objective(&steps(n))).collect();
             assert!(objectives.windows(2).all(|pair| pair[1] < pair[0]), "{objectives:?}");
             assert!(off(&steps(2000), exact) < 1e-4);
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn nothing_left_is_refused() {
         let head = Head::zeros(2, 1).unwrap();
-        let descent = Descent { weight_decay: 0.1, steps: 1, rate: 1.0 };
+        let descent = GradientSteps { weight_decay: 0.1, count: 1, rate: 1.0 };
         let empty = DefenceError::Head(HeadError::Empty);
         assert_eq!(refit(&head, &[], 0.1).unwrap_err(), empty);
         assert_eq!(newton_step(&head, &[], 0.1).unwrap_err(), empty);
@@ -216,7 +216,7 @@ mod tests {
         let z = ndarray::array![[1.0]];
         let one = [Samples::new(z.view(), &[0], 2).unwrap()];
         assert_eq!(gradient_ascent(&head, &one, &[], 1.0, &descent).unwrap_err(), empty);
-        let backwards = Descent { rate: -1.0, ..descent };
+        let backwards = GradientSteps { rate: -1.0, ..descent };
         assert!(matches!(fine_tune(&head, &one, &backwards), Err(DefenceError::Head(HeadError::InvalidOption { .. }))));
     }
 }

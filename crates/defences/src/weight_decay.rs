@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::hash::{hashes, part, word};
 use crate::losses::rough_tolerance;
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 const PURPOSE: &str = "hemlock 2026 folds of the choice of weight decay";
 
@@ -45,7 +45,7 @@ pub struct Candidate {
 
 /// The weight decay that was chosen, and all that it was chosen from.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Choice {
+pub struct ChosenDecay {
     /// The chosen one.
     pub best: Candidate,
     /// All of the grid, in ascending order of the weight decay.
@@ -56,19 +56,20 @@ pub struct Choice {
 /// by a hash of the samples and the seed of the set.
 ///
 /// Heads are trained from the largest weight decay to the smallest, each from the one before it; in cross-validation,
-/// heads of other folds start from those of the first one. As their losses are compared and the heads are not used,
-/// training ends at a gradient norm of three times the weight decay, but at least 1e-6 and at most 1e-4.
+/// heads of other folds start from those of the first one, moved by what the fold changed before. As losses are
+/// compared and the heads are not used, training ends at a gradient norm of three times the weight decay, but at least
+/// 1e-6 and at most 1e-4.
 ///
 /// # Errors
 /// Returns an error if the grid is empty or has a value that is not finite and positive, if the share or the number of
 /// folds is out of its range, if nothing is left to train on or to compare on, or if the trusted samples do not fit the
 /// training set.
 pub fn choose(
-    set: &SuspectSet<'_>,
+    set: &TrainingData<'_>,
     grid: &[f64],
     trial: Trial<'_>,
     criterion: Criterion,
-) -> Result<Choice, DefenceError> {
+) -> Result<ChosenDecay, DefenceError> {
     DefenceError::check_count("the number of weight decays", grid.len(), 1, usize::MAX)?;
     grid.iter().try_for_each(|decay| DefenceError::check_positive("weight_decay", *decay))?;
     let mut grid = grid.to_vec();
@@ -112,7 +113,7 @@ pub fn choose(
     };
     let best = candidates.iter().copied().reduce(better).ok_or(HeadError::Empty)?;
     candidates.reverse();
-    Ok(Choice { best, candidates })
+    Ok(ChosenDecay { best, candidates })
 }
 
 /// Weight decays, largest first, with their preconditioners.
@@ -122,7 +123,7 @@ impl Grid {
     /// Trains on what is not held out, and adds what each head does on what is held out. Returns the heads.
     fn add_held_out(
         &self,
-        set: &SuspectSet<'_>,
+        set: &TrainingData<'_>,
         held_out: &[bool],
         starts: Option<&[Head]>,
         sums: &mut [Sums],
@@ -141,13 +142,18 @@ impl Grid {
     ) -> Result<Vec<Head>, DefenceError> {
         let mut heads: Vec<Head> = Vec::with_capacity(self.0.len());
         for (i, ((weight_decay, preconditioner), sum)) in self.0.iter().zip(sums).enumerate() {
-            let start = match starts {
-                Some(starts) => starts.get(i),
-                None => heads.last(),
+            let start = match (starts, heads.last()) {
+                // What this fold changed at the weight decay before, it changes again, nearly.
+                (Some(starts), Some(last)) => {
+                    let packed = &starts[i].packed() + &last.packed() - starts[i - 1].packed();
+                    Some(Head::from_packed(packed)?)
+                }
+                (Some(starts), None) => starts.first().cloned(),
+                (None, last) => last.cloned(),
             };
             let options = FitOptions {
                 gradient_tolerance: rough_tolerance(*weight_decay),
-                start: start.cloned(),
+                start,
                 preconditioner: Some(Arc::clone(preconditioner)),
                 ..FitOptions::new(*weight_decay)
             };
@@ -186,7 +192,7 @@ mod tests {
 
     const GRID: [f64; 4] = [1e-1, 1e-4, 1e-2, 1e-3];
 
-    fn trained(set: &SuspectSet<'_>, keep: &[bool], decay: f64) -> (Subset, Head) {
+    fn trained(set: &TrainingData<'_>, keep: &[bool], decay: f64) -> (Subset, Head) {
         let rest = set.filter(keep).unwrap();
         let head = fit(&[rest.samples()], &FitOptions::new(decay), &|_, _| true).unwrap().head;
         (rest, head)
@@ -198,7 +204,7 @@ mod tests {
         let data = GaussianClusters::new(300, 5, 3, 1);
         let other = GaussianClusters::new(100, 5, 3, 2);
         let blocks = [data.samples()];
-        let set = SuspectSet::new(&blocks, 0.0, 3).unwrap();
+        let set = TrainingData::new(&blocks, 0.0, 3).unwrap();
         let trusted = [other.samples()];
         let chosen = choose(&set, &GRID, Trial::Trusted(&trusted), Criterion::Loss).unwrap();
         assert!(chosen.candidates.windows(2).all(|pair| pair[0].weight_decay < pair[1].weight_decay));
@@ -229,7 +235,7 @@ mod tests {
         let data = GaussianClusters::new(200, 20, 2, 4);
         let labels: Vec<u32> = (0..200).map(|i| (i * i / 7 % 2) as u32).collect();
         let blocks = [Samples::new(data.features.view(), &labels, 2).unwrap()];
-        let set = SuspectSet::new(&blocks, 0.0, 0).unwrap();
+        let set = TrainingData::new(&blocks, 0.0, 0).unwrap();
         for trial in [Trial::HeldOut(0.3), Trial::Folds(5)] {
             assert_eq!(choose(&set, &GRID, trial, Criterion::Loss).unwrap().best.weight_decay, 0.1);
         }
@@ -239,7 +245,7 @@ mod tests {
     fn equal_accuracies_take_the_largest_weight_decay() {
         let z = ndarray::array![[-1.0], [-2.0], [1.0], [2.0]];
         let blocks = [Samples::new(z.view(), &[0, 0, 1, 1], 2).unwrap()];
-        let set = SuspectSet::new(&blocks, 0.0, 0).unwrap();
+        let set = TrainingData::new(&blocks, 0.0, 0).unwrap();
         let chosen = choose(&set, &[1e-3, 1e-2], Trial::Trusted(&blocks), Criterion::Accuracy).unwrap();
         assert_eq!((chosen.best.weight_decay, chosen.best.accuracy), (1e-2, 1.0));
     }
@@ -248,11 +254,11 @@ mod tests {
     fn order_of_samples_and_threads_choose_nothing() {
         let data = GaussianClusters::new(200, 4, 3, 4);
         let blocks = [data.samples()];
-        let set = SuspectSet::new(&blocks, 0.0, 5).unwrap();
+        let set = TrainingData::new(&blocks, 0.0, 5).unwrap();
         let reversed = set.select(&(0..200).rev().collect::<Vec<_>>());
         let reversed = [reversed.samples()];
-        let reversed = SuspectSet::new(&reversed, 0.0, 5).unwrap();
-        let run = |set: &SuspectSet<'_>, threads| {
+        let reversed = TrainingData::new(&reversed, 0.0, 5).unwrap();
+        let run = |set: &TrainingData<'_>, threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| choose(set, &GRID, Trial::HeldOut(0.5), Criterion::Loss).unwrap())
         };
@@ -266,7 +272,7 @@ mod tests {
     fn refuses_what_compares_nothing() {
         let data = GaussianClusters::new(20, 2, 2, 1);
         let blocks = [data.samples()];
-        let set = SuspectSet::new(&blocks, 0.0, 0).unwrap();
+        let set = TrainingData::new(&blocks, 0.0, 0).unwrap();
         let refused = |grid: &[f64], trial| choose(&set, grid, trial, Criterion::Loss).unwrap_err();
         assert!(matches!(refused(&[], Trial::Folds(2)), DefenceError::Parameter { .. }));
         assert!(matches!(refused(&[0.0], Trial::Folds(2)), DefenceError::Parameter { name: "weight_decay", .. }));

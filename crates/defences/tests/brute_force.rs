@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
-use hemlock_defences::SuspectSet;
+use hemlock_defences::TrainingData;
 use hemlock_defences::certificates::{Certificates, Ensemble, RidgeHead, StrongConvexity, certify_prototypes};
 use hemlock_defences::robust::TrimmedPrototypes;
 use hemlock_head::Samples;
@@ -38,12 +38,12 @@ impl Tiny {
         tiny
     }
 
-    fn with_set<T>(&self, weight_decay: f64, use_it: impl FnOnce(&SuspectSet<'_>) -> T) -> T {
+    fn with_set<T>(&self, weight_decay: f64, use_it: impl FnOnce(&TrainingData<'_>) -> T) -> T {
         let mut z = Array2::zeros((self.rows.len(), 2));
         z.rows_mut().into_iter().zip(&self.rows).for_each(|(mut to, (from, _))| to.assign(&ndarray::aview1(from)));
         let labels: Vec<u32> = self.rows.iter().map(|(_, label)| *label).collect();
         let samples = Samples::new(z.view(), &labels, self.classes).unwrap();
-        use_it(&SuspectSet::new(&[samples], weight_decay, 1).unwrap())
+        use_it(&TrainingData::new(&[samples], weight_decay, 1).unwrap())
     }
 }
 

@@ -5,8 +5,8 @@
 
 use hemlock_artifact::{Export, Exported, ExtractorArtifact, Features, PoisonFeatures, Poisons, TargetParams};
 use hemlock_defences::filters::FilterOptions;
-use hemlock_defences::repair::{Descent, fine_tune, gradient_ascent, newton_step};
-use hemlock_defences::{SuspectSet, metrics};
+use hemlock_defences::repair::{GradientSteps, fine_tune, gradient_ascent, newton_step};
+use hemlock_defences::{TrainingData, metrics};
 use hemlock_head::{FitOptions, Head, Samples, accuracy, fit};
 use hemlock_optim::norm;
 use hemlock_stage::{About, Column, Context, ParamError, StageError, StageRole, inputs};
@@ -172,7 +172,7 @@ impl hemlock_stage::Stage for Stage {
         let labels: Vec<u32> = kept.iter().map(|row| clean.labels()[*row]).collect();
         let rows = clean.select(&kept);
         let blocks = [Samples::new(rows.view(), &labels, data.classes())?, added];
-        let set = SuspectSet::new(&blocks, weight_decay, ctx.seed)?;
+        let set = TrainingData::new(&blocks, weight_decay, ctx.seed)?;
         let suspects = suspects(params, &set, kept.len(), ctx)?;
         let repaired = repaired(params, &set, &suspects, ctx)?;
         ctx.check()?;
@@ -195,7 +195,7 @@ impl hemlock_stage::Stage for Stage {
 }
 
 /// Which samples of the set are taken for poisons. The first `clean` ones are clean.
-fn suspects(params: &Params, set: &SuspectSet, clean: usize, ctx: &Context) -> Result<Vec<bool>, StageError> {
+fn suspects(params: &Params, set: &TrainingData, clean: usize, ctx: &Context) -> Result<Vec<bool>, StageError> {
     let poisons = set.len() - clean;
     let count = (params.found * poisons as f64).round() as usize;
     let mut suspects = vec![false; set.len()];
@@ -223,7 +223,7 @@ struct Heads {
     head: Head,
 }
 
-fn repaired(params: &Params, set: &SuspectSet, suspects: &[bool], ctx: &Context) -> Result<Heads, StageError> {
+fn repaired(params: &Params, set: &TrainingData, suspects: &[bool], ctx: &Context) -> Result<Heads, StageError> {
     let weight_decay = set.weight_decay();
     let train = |blocks: &[Samples], start: Option<Head>| {
         let options = FitOptions { start, ..FitOptions::new(weight_decay) };
@@ -234,7 +234,7 @@ fn repaired(params: &Params, set: &SuspectSet, suspects: &[bool], ctx: &Context)
     let (kept, gone) = (set.filter(&stays)?, set.filter(suspects)?);
     let kept = [kept.samples()];
     let exact = train(&kept, Some(poisoned.clone()))?.head;
-    let descent = Descent { weight_decay, steps: params.steps, rate: params.rate };
+    let descent = GradientSteps { weight_decay, count: params.steps, rate: params.rate };
     let head = match params.method {
         RepairMethod::Refit => exact.clone(),
         RepairMethod::Newton => newton_step(&poisoned, &kept, weight_decay)?,

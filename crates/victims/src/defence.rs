@@ -3,7 +3,7 @@
 use crate::training::on_set;
 use crate::{Train, TrainingSetChange, VictimData};
 use hemlock_artifact::{Defence, Detection, Outcome};
-use hemlock_defences::filters::{FILTERS, Filter, FilterOptions, Removal, find};
+use hemlock_defences::filters::{FILTERS, Filter, FilterOptions, RemovalRule, find};
 use hemlock_defences::metrics;
 use hemlock_stage::{ErrorKind, ParamError, StageError};
 use ndarray::Axis;
@@ -70,7 +70,7 @@ impl DefenceSpec {
     }
 
     fn options(&self) -> FilterOptions {
-        let removal = self.remove.map_or(Removal::Rule { expected: self.expected }, Removal::Share);
+        let removal = self.remove.map_or(RemovalRule::Rule { expected: self.expected }, RemovalRule::Share);
         FilterOptions { removal, neighbors: self.neighbors, tolerance: None }
     }
 

@@ -1,7 +1,7 @@
 //! Training sets: clean data, and the changes that an attack or a control makes to it.
 
 use hemlock_artifact::{Accuracy, Answers, Dataset, ExtractorArtifact, Features, Outcome, PoisonFeatures, Poisons};
-use hemlock_defences::SuspectSet;
+use hemlock_defences::TrainingData;
 use hemlock_head::{HeadError, Samples};
 use hemlock_models::{extract, open_extractor};
 use hemlock_perturb::FrozenExtractor;
@@ -134,11 +134,11 @@ impl TrainingSetChange {
 pub(crate) fn on_set<T>(
     data: &VictimData,
     change: &TrainingSetChange,
-    train: impl FnOnce(&SuspectSet<'_>) -> Result<T, StageError>,
+    train: impl FnOnce(&TrainingData<'_>) -> Result<T, StageError>,
 ) -> Result<T, StageError> {
     let trained = on_samples(data, change, |blocks| {
         let blocks: Vec<Samples> = blocks.iter().map(Samples::reborrow).collect();
-        train(&SuspectSet::new(&blocks, data.weight_decay, data.ctx.seed)?)
+        train(&TrainingData::new(&blocks, data.weight_decay, data.ctx.seed)?)
     })?;
     data.ctx.check()?;
     Ok(trained)

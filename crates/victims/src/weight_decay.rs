@@ -1,7 +1,7 @@
 //! The weight decay that a victim chooses.
 
 use crate::VictimData;
-use hemlock_defences::SuspectSet;
+use hemlock_defences::TrainingData;
 use hemlock_defences::weight_decay::{Criterion, Trial, choose};
 use hemlock_head::Samples;
 use hemlock_stage::{ErrorKind, ParamError, StageError};
@@ -77,7 +77,7 @@ impl WeightDecayChoice {
     /// Chooses the weight decay for a training set.
     pub(crate) fn choose(&self, blocks: &[Samples<'_>], data: &VictimData) -> Result<f64, StageError> {
         let blocks: Vec<Samples> = blocks.iter().map(Samples::reborrow).collect();
-        let set = SuspectSet::new(&blocks, 0.0, data.ctx.seed)?;
+        let set = TrainingData::new(&blocks, 0.0, data.ctx.seed)?;
         let trusted = [data.features.validation.samples(data.classes())?];
         let trial = match self.by {
             ChosenBy::Validation => Trial::HeldOut(self.held_out),

@@ -7,7 +7,7 @@ use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use super::Certificates;
 use crate::linalg::squared;
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 const TOLERANCE: f64 = 1e-9;
 const STEPS: usize = 10_000;
@@ -15,9 +15,10 @@ const STEPS: usize = 10_000;
 /// A head with weight decay on all of its parameters, the bias too, and how far poisons can move it.
 ///
 /// The head `w` minimises `F(w) = mean cross-entropy + λ/2 |w|²`, which is λ-strongly convex. With `m` poisons, it
-/// minimises `F'`, the same with the mean over `n + m` samples, and `∇F'(w) = θ (ḡ + λ w)` with `θ = m / (n + m)` and the
-/// mean gradient `ḡ` of the poisons. Strong convexity puts the new head `w'` into the ball around `w - ∇F'(w) / 2λ` of
-/// radius `|∇F'(w)| / 2λ`. For the difference `u = (e_c - e_k) [z, 1]ᵀ` of two logits, whose margin is `M = <u, w> > 0`,
+/// minimises `F'`, the same with the mean over `n + m` samples, and `∇F'(w) = θ (ḡ + λ w)` with `θ = m / (n + m)` and
+/// the mean gradient `ḡ` of the poisons. Strong convexity puts the new head `w'` into the ball around `w - ∇F'(w) / 2λ`
+/// of radius `|∇F'(w)| / 2λ`. For the difference `u = (e_c - e_k) [z, 1]ᵀ` of two logits, whose margin is
+/// `M = <u, w> > 0`,
 ///
 /// ```text
 /// <u, w'> >= M - (<u, ∇F'> + |u| |∇F'|) / 2λ >= M - θ (2 |u| B + λ |u| |w| + λ M) / 2λ
@@ -45,7 +46,7 @@ impl StrongConvexity {
     /// # Errors
     /// Returns an error if the weight decay is not positive, if the constraint does not bound poisons of some class, or
     /// if training does not reach its minimum.
-    pub fn train(set: &SuspectSet<'_>, constraint: &Constraint) -> Result<Self, DefenceError> {
+    pub fn train(set: &TrainingData<'_>, constraint: &Constraint) -> Result<Self, DefenceError> {
         let weight_decay = set.weight_decay();
         DefenceError::check_positive("weight_decay", weight_decay)?;
         let norms: Vec<f64> = (0..set.classes()).map(|class| constraint.largest_norm(class)).collect();

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::Certificates;
 use crate::hash::{hash_of, hashes, part, word};
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 const PURPOSE: &str = "hemlock 2026 parts of a certified ensemble";
 const SPREAD: &str = "hemlock 2026 spread of a certified ensemble";
@@ -33,7 +33,7 @@ impl Ensemble {
     /// # Errors
     /// Returns an error if there are no heads, if the spread is not between 1 and their number, or if a head cannot be
     /// trained.
-    pub fn train(set: &SuspectSet<'_>, heads: usize, spread: usize) -> Result<Self, DefenceError> {
+    pub fn train(set: &TrainingData<'_>, heads: usize, spread: usize) -> Result<Self, DefenceError> {
         DefenceError::check_count("heads", heads, 1, 1 << 20)?;
         DefenceError::check_count("spread", spread, 1, heads)?;
         let offsets = offsets(heads, spread, set.seed());
@@ -73,8 +73,8 @@ impl Ensemble {
 
     /// The prediction and the radius, from the classes that the heads vote for.
     ///
-    /// For another class to win, it has to gain a margin of `n_c - n_c' + [c < c']` votes. A poison reaches the heads of
-    /// one part. It moves the margin by at most 2 for each of them that votes for `c`, by 0 for each that votes for
+    /// For another class to win, it has to gain a margin of `n_c - n_c' + [c < c']` votes. A poison reaches the heads
+    /// of one part. It moves the margin by at most 2 for each of them that votes for `c`, by 0 for each that votes for
     /// `c'`, and by 1 for the others; the parts that move it most come first. With a spread of 1 and enough votes for
     /// `c`, that is the bound of Levine & Feizi, `r <= (n_c - n_c' - [c' < c]) / 2`.
     pub(super) fn plurality_of(&self, votes: &[u32], classes: usize) -> (u32, usize) {
@@ -213,11 +213,11 @@ mod tests {
     fn heads_depend_on_sets_and_not_on_rows_or_threads() {
         let data = GaussianClusters::new(120, 3, 3, 1);
         let all = [data.samples()];
-        let set = SuspectSet::new(&all, 1e-2, 4).unwrap();
+        let set = TrainingData::new(&all, 1e-2, 4).unwrap();
         let reversed = set.select(&(0..120).rev().collect::<Vec<_>>());
         let blocks = [reversed.samples()];
-        let reversed = SuspectSet::new(&blocks, 1e-2, 4).unwrap();
-        let train = |set: &SuspectSet<'_>, threads| {
+        let reversed = TrainingData::new(&blocks, 1e-2, 4).unwrap();
+        let train = |set: &TrainingData<'_>, threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| Ensemble::train(set, 6, 2).unwrap())
         };
@@ -227,10 +227,10 @@ mod tests {
         // Without one sample, only the heads that its part belongs to change.
         let fewer = set.select(&(1..120).collect::<Vec<_>>());
         let blocks = [fewer.samples()];
-        let fewer = train(&SuspectSet::new(&blocks, 1e-2, 4).unwrap(), 2);
+        let fewer = train(&TrainingData::new(&blocks, 1e-2, 4).unwrap(), 2);
         let changed = one.heads.iter().zip(&fewer.heads).filter(|(a, b)| a != b).count();
         assert_eq!(changed, 2);
-        let other = SuspectSet::new(&all, 1e-2, 5).unwrap();
+        let other = TrainingData::new(&all, 1e-2, 5).unwrap();
         assert!(one != train(&other, 1));
     }
 
@@ -238,7 +238,7 @@ mod tests {
     fn impossible_ensembles_are_refused() {
         let data = GaussianClusters::new(20, 3, 3, 1);
         let blocks = [data.samples()];
-        let set = SuspectSet::new(&blocks, 1e-2, 4).unwrap();
+        let set = TrainingData::new(&blocks, 1e-2, 4).unwrap();
         assert!(Ensemble::train(&set, 0, 1).is_err());
         assert!(Ensemble::train(&set, 3, 4).is_err());
         // Most parts are empty.

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::Certificates;
 use crate::linalg::{gram, inverse};
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 /// Training samples that are read together, and test samples whose weights are in memory at a time.
 const ROWS: usize = 16_384;
@@ -13,8 +13,8 @@ const TEST_ROWS: usize = 32;
 /// A margin counts as overtaken if it is this close to it, relative to the sum of the absolute weights.
 const ROUNDING: f64 = 1e-12;
 
-/// Ridge regression on one-hot labels: the minimum of `1/2 mean |W z + b - e_y|² + λ/2 |W|²`. It predicts the class with
-/// the largest score, the first of equal ones.
+/// Ridge regression on one-hot labels: the minimum of `1/2 mean |W z + b - e_y|² + λ/2 |W|²`. It predicts the class
+/// with the largest score, the first of equal ones.
 ///
 /// Scores are linear in the labels: `s(z) = Σ_i α_i(z) e_{y_i}` with `α_i(z) = aᵀ (AᵀA / N + λ D)⁻¹ a_i / N`. For a
 /// class `c` to fall behind `k`, the margin `Σ_i α_i ([y_i = c] - [y_i = k])` has to be lost. A changed label of sample
@@ -36,7 +36,7 @@ impl RidgeHead {
     ///
     /// # Errors
     /// Returns an error if the weight decay is zero and the features are linearly dependent.
-    pub fn train(set: &SuspectSet<'_>) -> Result<Self, DefenceError> {
+    pub fn train(set: &TrainingData<'_>) -> Result<Self, DefenceError> {
         let (count, dim) = (set.len(), set.dim());
         let mut augmented = Array2::ones((count, dim + 1));
         let rows: Vec<usize> = (0..count).collect();

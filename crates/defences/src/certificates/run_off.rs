@@ -45,7 +45,8 @@ impl<'a> Election<'a> {
         election
     }
 
-    /// The votes for `a` minus those for `b` in a second round, minus 1 if `b` wins a tie: `a` wins if it is at least 0.
+    /// The votes for `a` minus those for `b` in a second round, minus 1 if `b` wins a tie: `a` wins if it is at least
+    /// 0.
     fn second_round(&self, a: usize, b: usize) -> isize {
         let for_a = |row: ArrayView1<'_, f64>| row[a] > row[b] || (row[a] == row[b] && a < b);
         let votes = self.logits.rows().into_iter().filter(|row| for_a(*row)).count() as isize;
@@ -105,8 +106,8 @@ mod tests {
         assert_eq!((election.winner, election.second_round(1, 0), election.second_round(0, 1)), (1, 0, -1));
         assert_eq!(election.heads_to_change(), 1);
         let all = Array2::from_shape_vec((6, 3), ranking(&[2, 0, 1]).repeat(6)).unwrap();
-        // Class 2 has 6 votes against none, and loses a tie. To overtake it in the first round, both others need 6 votes
-        // of margin, at most 3 of these 12 from a head; in the second round, one needs 6, at most 2 from a head.
+        // Class 2 has 6 votes against none, and loses a tie. To overtake it in the first round, both others need 6
+        // votes of margin, at most 3 of these 12 from a head; in the second round, one needs 6, at most 2 from a head.
         assert_eq!(Election::of(all.view()).heads_to_change(), 3);
         let two = array![[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]];
         assert_eq!(Election::of(two.view()).heads_to_change(), 1);

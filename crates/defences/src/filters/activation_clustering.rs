@@ -5,9 +5,9 @@ use ndarray::{Array1, Array2, ArrayView1, Axis, Slice};
 use rayon::prelude::*;
 
 use super::neighbors::{distance, visit_distances};
-use super::{Filter, FilterOptions, Filtered, Removal, remove_of_classes};
+use super::{Filter, FilterOptions, Filtered, RemovalRule, remove_of_classes};
 use crate::linalg::{centre, eigen, gram, mean, product, squared};
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 /// Number of principal components that are clustered.
 const COMPONENTS: usize = 10;
@@ -31,7 +31,7 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let (mut scores, mut removed) = (vec![0.0; set.len()], vec![false; set.len()]);
     for rows in set.class_rows().iter().filter(|rows| !rows.is_empty()) {
         let mut z = set.select(rows).features;
@@ -46,8 +46,8 @@ fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, Defenc
         }
     }
     Ok(match options.removal {
-        Removal::Share(share) => remove_of_classes(set, scores, share),
-        Removal::Rule { .. } => Filtered { scores, removed },
+        RemovalRule::Share(share) => remove_of_classes(set, scores, share),
+        RemovalRule::Rule { .. } => Filtered { scores, removed },
     })
 }
 
@@ -63,9 +63,9 @@ struct Clusters {
 }
 
 impl Clusters {
-    /// The best of several runs of 2-means. For each coordinate, which is a principal component, one run starts from its
-    /// halves, and two start from the points that are nearer to one of its ends than to the mean, because poisons may
-    /// be a few points far out. A run starts at the same clusters whatever the order of the points.
+    /// The best of several runs of 2-means. For each coordinate, which is a principal component, one run starts from
+    /// its halves, and two start from the points that are nearer to one of its ends than to the mean, because poisons
+    /// may be a few points far out. A run starts at the same clusters whatever the order of the points.
     fn of(points: &Array2<f64>) -> Self {
         let middle = mean(points.view());
         let whole = Self {

@@ -3,7 +3,7 @@
 use super::neighbors::{distance, smallest, visit_distances};
 use super::{Filter, FilterOptions, Filtered, by_class, remove_of_classes};
 use crate::linalg::centre;
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 const NEIGHBORS: usize = 5;
 
@@ -16,7 +16,7 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let neighbors = options.neighbors.unwrap_or(NEIGHBORS);
     DefenceError::check_count("neighbors", neighbors, 1, set.len())?;
     let scores = by_class(set, |class, rows| {

@@ -3,8 +3,8 @@
 use hemlock_head::subsample;
 
 use super::neighbors::{smallest, visit_distances};
-use super::{Filter, FilterOptions, Filtered, Removal, remove_of_all};
-use crate::{DefenceError, SuspectSet};
+use super::{Filter, FilterOptions, Filtered, RemovalRule, remove_of_all};
+use crate::{DefenceError, TrainingData};
 
 /// The largest number of samples among which neighbours are searched. With more samples, neighbours are searched in a
 /// random subset, and their number shrinks with it.
@@ -23,7 +23,7 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let count = set.len();
     DefenceError::check_count("samples of `knn-label`", count, 2, usize::MAX)?;
     let neighbors = options.neighbors.unwrap_or(count.div_ceil(set.classes()).min(count - 1));
@@ -53,7 +53,7 @@ fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, Defenc
         }));
     }
     Ok(match options.removal {
-        Removal::Share(share) => remove_of_all(scores, share),
-        Removal::Rule { .. } => Filtered { removed: scores.iter().map(|score| *score > 0.0).collect(), scores },
+        RemovalRule::Share(share) => remove_of_all(scores, share),
+        RemovalRule::Rule { .. } => Filtered { removed: scores.iter().map(|score| *score > 0.0).collect(), scores },
     })
 }

@@ -2,7 +2,7 @@
 
 use super::{Filter, FilterOptions, Filtered, remove_of_classes};
 use crate::losses::{losses, train};
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 pub(super) static FILTER: Filter = Filter {
     name: "loss",
@@ -13,7 +13,7 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let scores = losses(&train(set, options.tolerance_for(set))?.0, set);
     Ok(remove_of_classes(set, scores, options.fraction()))
 }

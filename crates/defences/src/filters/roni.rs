@@ -4,11 +4,11 @@ use hemlock_head::{Head, Preconditioner, SolveOptions, loss_and_gradient, mean_l
 use ndarray::Array2;
 use std::sync::Arc;
 
-use super::{Filter, FilterOptions, Filtered, Removal, count_of, descending, remove_of_all};
+use super::{Filter, FilterOptions, Filtered, RemovalRule, count_of, descending, remove_of_all};
 use crate::hash::{hashes, word};
 use crate::linalg::times_transposed;
 use crate::losses::retrain;
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 use hemlock_head::kernel::{probabilities_of, subtract_labels};
 
 /// Number of groups of each half that are left out to see what they do.
@@ -26,22 +26,27 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let hashes = hashes(set, PURPOSE);
     let halves = [0, 1].map(|half| (0..set.len()).filter(|row| word(&hashes[*row], 0) % 2 == half).collect::<Vec<_>>());
     if halves.iter().any(Vec::is_empty) {
-        return Err(DefenceError::FewSamples { defence: FILTER.name, class: 0, needed: 2, found: set.len() });
+        let expected = "enough for both halves".to_owned();
+        return Err(DefenceError::Parameter {
+            name: "the number of different samples",
+            value: set.len() as f64,
+            expected,
+        });
     }
     let mut scores = vec![0.0; set.len()];
     let mut removed = vec![false; set.len()];
     for (half, rows) in halves.iter().enumerate() {
         let (judged, held_out) = (set.select(rows), set.select(&halves[1 - half]));
-        let half_set = SuspectSet::new(&[judged.samples()], set.weight_decay(), set.seed())?;
+        let half_set = TrainingData::new(&[judged.samples()], set.weight_decay(), set.seed())?;
         let judge = Judge::new(&half_set, options.tolerance_for(set))?;
         let held_out = [held_out.samples()];
         let own = judge.scores(&held_out)?;
         rows.iter().zip(&own).for_each(|(row, score)| scores[*row] = *score);
-        if let Removal::Rule { expected } = options.removal {
+        if let RemovalRule::Rule { expected } = options.removal {
             let mut order: Vec<usize> = (0..rows.len()).collect();
             order.sort_by(descending(&own));
             order.truncate(count_of(expected, rows.len()));
@@ -54,21 +59,21 @@ fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, Defenc
         }
     }
     Ok(match options.removal {
-        Removal::Share(share) => remove_of_all(scores, share),
-        Removal::Rule { .. } => Filtered { scores, removed },
+        RemovalRule::Share(share) => remove_of_all(scores, share),
+        RemovalRule::Rule { .. } => Filtered { scores, removed },
     })
 }
 
 /// A half of the set, with a head that is trained on it.
 struct Judge<'a> {
-    set: &'a SuspectSet<'a>,
+    set: &'a TrainingData<'a>,
     head: Head,
     preconditioner: Arc<Preconditioner>,
     tolerance: f64,
 }
 
 impl<'a> Judge<'a> {
-    fn new(set: &'a SuspectSet<'a>, tolerance: f64) -> Result<Self, DefenceError> {
+    fn new(set: &'a TrainingData<'a>, tolerance: f64) -> Result<Self, DefenceError> {
         let preconditioner = Arc::new(Preconditioner::new(set.blocks(), set.weight_decay())?);
         let head = retrain(set.blocks(), set.weight_decay(), tolerance, None, &preconditioner)?;
         Ok(Self { set, head, preconditioner, tolerance })

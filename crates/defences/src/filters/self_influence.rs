@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{Filter, FilterOptions, Filtered, remove_of_classes};
 use crate::linalg::{gram, inverse, product};
 use crate::losses::train;
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 /// Rows that are in memory at a time.
 const ROWS: usize = 8192;
@@ -16,7 +16,7 @@ const ROWS: usize = 8192;
 /// together less than this share of it.
 const NEGLIGIBLE_CURVATURE: f64 = 1e-3;
 /// Residuals `r_k²` below this share of `|r|²` are left out of a score.
-const NEGLIGIBLE_RESIDUAL: f64 = 1e-4;
+const NEGLIGIBLE_RESIDUAL: f64 = 1e-3;
 
 pub(super) static FILTER: Filter = Filter {
     name: "self-influence",
@@ -34,7 +34,7 @@ pub(super) static FILTER: Filter = Filter {
 /// The whole Hessian, `[K (d + 1)]²`, would take more time than everything else together. Gradients sum to zero over
 /// classes; for such directions, the factor makes the blocks exact for two classes, and for any number at the zero
 /// head.
-fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let (head, _) = train(set, options.tolerance_for(set))?;
     let (count, classes, dim) = (set.len(), set.classes(), set.dim());
     let rows: Vec<usize> = (0..count).collect();

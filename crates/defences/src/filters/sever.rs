@@ -5,10 +5,10 @@ use hemlock_head::{Head, probabilities};
 use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
-use super::{Filter, FilterOptions, Filtered, Removal, count_of, descending};
+use super::{Filter, FilterOptions, Filtered, RemovalRule, count_of, descending};
 use crate::linalg::largest_eigenvector;
 use crate::losses::{retrain, train};
-use crate::{DefenceError, Subset, SuspectSet};
+use crate::{DefenceError, Subset, TrainingData};
 
 /// Number of times that a head is trained, and that samples are removed.
 const ROUNDS: usize = 4;
@@ -30,10 +30,10 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let share = match options.removal {
-        Removal::Share(share) => share,
-        Removal::Rule { expected } => (PER_ROUND * expected) * ROUNDS as f64,
+        RemovalRule::Share(share) => share,
+        RemovalRule::Rule { expected } => (PER_ROUND * expected) * ROUNDS as f64,
     };
     DefenceError::check_share("remove", share)?;
     let tolerance = options.tolerance_for(set);

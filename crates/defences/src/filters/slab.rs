@@ -4,7 +4,7 @@ use ndarray::{Array1, Array2, Axis};
 
 use super::{Filter, FilterOptions, Filtered, by_class, remove_of_classes};
 use crate::linalg::{mean, squared};
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 pub(super) static FILTER: Filter = Filter {
     name: "slab",
@@ -16,7 +16,7 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let centroids: Vec<Option<Array1<f64>>> = set
         .class_rows()
         .iter()

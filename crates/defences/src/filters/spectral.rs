@@ -2,9 +2,9 @@
 
 use ndarray::Axis;
 
-use super::{Filter, FilterOptions, Filtered, Removal, by_class, remove_of_classes};
+use super::{Filter, FilterOptions, Filtered, RemovalRule, by_class, remove_of_classes};
 use crate::linalg::{centre, eigen, gram};
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 /// How many times the expected share the paper removes.
 const GENEROSITY: f64 = 1.5;
@@ -18,7 +18,7 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let scores = by_class(set, |_, rows| {
         let mut z = set.select(rows).features;
         centre(&mut z);
@@ -26,8 +26,8 @@ fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, Defenc
         Ok(z.dot(&vectors.index_axis(Axis(1), 0)).iter().map(|along| along * along).collect())
     })?;
     let share = match options.removal {
-        Removal::Share(share) => share,
-        Removal::Rule { expected } => GENEROSITY * expected,
+        RemovalRule::Share(share) => share,
+        RemovalRule::Rule { expected } => GENEROSITY * expected,
     };
     Ok(remove_of_classes(set, scores, share))
 }

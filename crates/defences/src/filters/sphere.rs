@@ -2,7 +2,7 @@
 
 use super::{Filter, FilterOptions, Filtered, by_class, remove_of_classes};
 use crate::linalg::{centre, squared};
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 pub(super) static FILTER: Filter = Filter {
     name: "sphere",
@@ -13,7 +13,7 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let scores = by_class(set, |_, rows| {
         let mut z = set.select(rows).features;
         centre(&mut z);

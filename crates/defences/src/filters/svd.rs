@@ -4,7 +4,7 @@ use ndarray::{Array2, Axis, Slice};
 
 use super::{Filter, FilterOptions, Filtered, remove_of_classes};
 use crate::linalg::{eigen, gram, product, squared};
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 /// The share of the sum of squares that the subspace keeps at least.
 const ENERGY: f64 = 0.95;
@@ -21,7 +21,7 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let rows: Vec<usize> = (0..set.len()).collect();
     let zero = Array2::zeros((set.dim(), set.dim()));
     let moments = rows.chunks(ROWS).fold(zero, |sum, rows| sum + gram(set.select(rows).features.view()));

@@ -2,7 +2,7 @@
 
 use super::{Filter, FilterOptions, Filtered, remove_of_all};
 use crate::losses::{losses, retrain, train};
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 /// Largest number of trainings after the first.
 const ROUNDS: usize = 10;
@@ -17,7 +17,7 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let tolerance = options.tolerance_for(set);
     let (mut head, preconditioner) = train(set, tolerance)?;
     let mut filtered = remove_of_all(losses(&head, set), options.fraction());

@@ -6,7 +6,7 @@ use hemlock_optim::{Limits, minimize};
 use ndarray::{Array2, Axis, s};
 
 use crate::losses::log_sum_exp;
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 /// Temperatures of the smooth maximum, each started from the minimum before it.
 const TEMPERATURES: [f64; 5] = [1.0, 0.3, 0.1, 0.03, 0.01];
@@ -22,7 +22,7 @@ const STEPS: usize = 5_000;
 ///
 /// # Errors
 /// Returns an error if a head cannot be trained.
-pub fn hinge(set: &SuspectSet<'_>) -> Result<Fit, DefenceError> {
+pub fn hinge(set: &TrainingData<'_>) -> Result<Fit, DefenceError> {
     let preconditioner = Preconditioner::new(set.blocks(), set.weight_decay())?;
     let mut at = Array2::zeros((set.classes(), set.dim() + 1));
     let (mut gradient_norm, mut converged, mut iterations) = (0.0, false, 0);
@@ -38,7 +38,7 @@ pub fn hinge(set: &SuspectSet<'_>) -> Result<Fit, DefenceError> {
 }
 
 /// The smooth objective and its gradient, `[K, d + 1]`.
-fn smoothed(packed: &Array2<f64>, set: &SuspectSet<'_>, temperature: f64) -> (f64, Array2<f64>) {
+fn smoothed(packed: &Array2<f64>, set: &TrainingData<'_>, temperature: f64) -> (f64, Array2<f64>) {
     let (classes, dim) = (set.classes(), set.dim());
     let parts = set.map_chunks(|chunk, z| {
         let mut margins = Array2::zeros((z.nrows(), classes));
@@ -68,7 +68,7 @@ fn smoothed(packed: &Array2<f64>, set: &SuspectSet<'_>, temperature: f64) -> (f6
 }
 
 /// The objective without smoothing.
-fn exact(packed: &Array2<f64>, set: &SuspectSet<'_>) -> f64 {
+fn exact(packed: &Array2<f64>, set: &TrainingData<'_>) -> f64 {
     let parts = set.map_chunks(|chunk, z| {
         let mut all = Array2::zeros((z.nrows(), set.classes()));
         scores(packed.view(), z, &mut all.view_mut());
@@ -94,7 +94,7 @@ mod tests {
     fn the_gradient_is_the_derivative() {
         let data = GaussianClusters::new(30, 3, 4, 1);
         let blocks = [data.samples()];
-        let set = SuspectSet::new(&blocks, 0.1, 0).unwrap();
+        let set = TrainingData::new(&blocks, 0.1, 0).unwrap();
         let packed = random(4, 4, 2);
         for temperature in [1.0, 0.1] {
             let (value, gradient) = smoothed(&packed, &set, temperature);
@@ -110,9 +110,9 @@ mod tests {
     fn two_classes_by_hand() {
         let z = array![[-1.0], [1.0]];
         let blocks = [Samples::new(z.view(), &[0, 1], 2).unwrap()];
-        let found = hinge(&SuspectSet::new(&blocks, 0.5, 0).unwrap()).unwrap();
+        let found = hinge(&TrainingData::new(&blocks, 0.5, 0).unwrap()).unwrap();
         assert!(found.converged && (found.objective - 0.125).abs() < 0.01 * 2f64.ln(), "{found:?}");
-        let found = hinge(&SuspectSet::new(&blocks, 4.0, 0).unwrap()).unwrap();
+        let found = hinge(&TrainingData::new(&blocks, 4.0, 0).unwrap()).unwrap();
         assert!((found.head.packed()[(1, 0)] - 0.25).abs() < 1e-3, "{found:?}");
     }
 
@@ -120,7 +120,7 @@ mod tests {
     fn no_other_head_is_much_better() {
         let data = GaussianClusters::new(200, 3, 3, 5);
         let blocks = [data.samples()];
-        let set = SuspectSet::new(&blocks, 0.01, 0).unwrap();
+        let set = TrainingData::new(&blocks, 0.01, 0).unwrap();
         let found = hinge(&set).unwrap();
         for seed in 0..50 {
             let near = found.head.packed().to_owned() + random(3, 4, seed) * 0.1;

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::hash::{hashes, part};
 use crate::losses::train;
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 const PURPOSE: &str = "hemlock 2026 parts of the median of means";
 /// The gradient norm at which a part's head counts as trained.
@@ -24,14 +24,14 @@ const SETTLED: f64 = 1e-10;
 /// # Errors
 /// Returns an error if there are no parts or more than samples, if a part has no samples, or if a head cannot be
 /// trained.
-pub fn median_of_means(set: &SuspectSet<'_>, parts: usize) -> Result<Head, DefenceError> {
+pub fn median_of_means(set: &TrainingData<'_>, parts: usize) -> Result<Head, DefenceError> {
     DefenceError::check_count("parts", parts, 1, set.len())?;
     let hashes = hashes(set, PURPOSE);
     let train_on = |number: usize| {
         let rows: Vec<usize> = (0..set.len()).filter(|row| part(&hashes[*row], parts) == number).collect();
         let subset = set.select(&rows);
         let blocks = [subset.samples()];
-        let part = SuspectSet::new(&blocks, set.weight_decay(), set.seed())?;
+        let part = TrainingData::new(&blocks, set.weight_decay(), set.seed())?;
         Ok(train(&part, TOLERANCE)?.0.into_packed())
     };
     let heads: Vec<Array2<f64>> = (0..parts).into_par_iter().map(train_on).collect::<Result<_, DefenceError>>()?;
@@ -97,8 +97,8 @@ mod tests {
         let far = random(3, 3, 2) * 1e3;
         let blocks = [data.samples(), Samples::new(far.view(), &[0, 1, 2], 3).unwrap()];
         let off = |blocks: &[Samples<'_>], parts| {
-            let set = SuspectSet::new(blocks, 1e-2, 4).unwrap();
-            let clean = SuspectSet::new(&blocks[..1], 1e-2, 4).unwrap();
+            let set = TrainingData::new(blocks, 1e-2, 4).unwrap();
+            let clean = TrainingData::new(&blocks[..1], 1e-2, 4).unwrap();
             let of = |set| median_of_means(set, parts).unwrap().into_packed();
             norm(&(of(&set) - &of(&clean)))
         };

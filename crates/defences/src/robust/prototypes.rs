@@ -3,11 +3,11 @@
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 use rayon::prelude::*;
 
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
-/// A classifier for few samples of each class. Its score of a class is the mean distance to the class's samples, without
-/// the `trim` nearest and the `trim` farthest ones; it predicts the class with the smallest score, the first of equal
-/// ones. Up to `trim` poisons in a class cannot move that class's score arbitrarily far.
+/// A classifier for few samples of each class. Its score of a class is the mean distance to the class's samples,
+/// without the `trim` nearest and the `trim` farthest ones; it predicts the class with the smallest score, the first of
+/// equal ones. Up to `trim` poisons in a class cannot move that class's score arbitrarily far.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrimmedPrototypes {
     /// The features of every class, `[K]` times `[n, d]`.
@@ -20,7 +20,7 @@ impl TrimmedPrototypes {
     ///
     /// # Errors
     /// Returns an error if a class has no more than `2 trim` samples.
-    pub fn new(set: &SuspectSet<'_>, trim: usize) -> Result<Self, DefenceError> {
+    pub fn new(set: &TrainingData<'_>, trim: usize) -> Result<Self, DefenceError> {
         let class = |(class, rows): (usize, &Vec<usize>)| {
             let (needed, found) = (2 * trim + 1, rows.len());
             if found < needed {
@@ -108,7 +108,7 @@ mod tests {
     fn distances_by_hand() {
         let z = array![[0.0], [1.0], [100.0], [10.0], [11.0], [15.0]];
         let blocks = [Samples::new(z.view(), &[0, 0, 0, 1, 1, 1], 2).unwrap()];
-        let set = SuspectSet::new(&blocks, 0.0, 0).unwrap();
+        let set = TrainingData::new(&blocks, 0.0, 0).unwrap();
         let prototypes = TrimmedPrototypes::new(&set, 1).unwrap();
         let test = array![[2.0], [20.0]];
         assert_eq!(prototypes.distances(test.view()).unwrap(), array![[2.0, 9.0], [20.0, 9.0]]);

@@ -4,7 +4,7 @@ use hemlock_head::{Head, add_weight_decay};
 use ndarray::Array2;
 
 use crate::losses::{losses, retrain, train};
-use crate::{DefenceError, SuspectSet};
+use crate::{DefenceError, TrainingData};
 
 /// The gradient norm at which heads count as trained.
 const TOLERANCE: f64 = 1e-6;
@@ -34,7 +34,7 @@ pub struct Truncated {
 /// # Errors
 /// Returns an error if the threshold is not finite and positive, if no loss is below it, or if a head cannot be
 /// trained.
-pub fn truncated_loss(set: &SuspectSet<'_>, threshold: f64) -> Result<Truncated, DefenceError> {
+pub fn truncated_loss(set: &TrainingData<'_>, threshold: f64) -> Result<Truncated, DefenceError> {
     DefenceError::check_positive("threshold", threshold)?;
     let (mut head, preconditioner) = train(set, TOLERANCE)?;
     let mut now = losses(&head, set);
@@ -69,12 +69,12 @@ mod tests {
     use hemlock_head::{FitOptions, HeadError, Samples, accuracy, fit};
 
     /// Clean clusters, and poisons far out with one label.
-    fn poisoned(test: impl Fn(&SuspectSet<'_>, Samples<'_>)) {
+    fn poisoned(test: impl Fn(&TrainingData<'_>, Samples<'_>)) {
         let data = GaussianClusters::new(300, 3, 2, 1);
         let rows: Vec<usize> = (0..300).filter(|row| data.samples().labels()[*row] == 1).take(30).collect();
         let far = data.samples().select(&rows) * 3.0;
         let blocks = [data.samples(), Samples::new(far.view(), &[0; 30], 2).unwrap()];
-        test(&SuspectSet::new(&blocks, 1e-3, 0).unwrap(), data.samples());
+        test(&TrainingData::new(&blocks, 1e-3, 0).unwrap(), data.samples());
     }
 
     #[test]

@@ -9,13 +9,13 @@ use crate::DefenceError;
 /// A training set as a defender has it, poisons included: at least one sample, blocks with the same features and
 /// classes. Sample `i` is row `i` of the blocks one after the other.
 #[derive(Debug, Clone)]
-pub struct SuspectSet<'a> {
+pub struct TrainingData<'a> {
     blocks: Vec<Samples<'a>>,
     weight_decay: f64,
     seed: u64,
 }
 
-impl<'a> SuspectSet<'a> {
+impl<'a> TrainingData<'a> {
     /// `weight_decay` is `λ >= 0` of the victim's objective `mean cross-entropy + λ/2 |W|²`. `seed` decides what a
     /// defence draws at random; most draw nothing.
     ///
@@ -56,7 +56,7 @@ impl<'a> SuspectSet<'a> {
         self.blocks.iter().map(Samples::len).sum()
     }
 
-    /// Whether there are no samples. It is false for every set that [`SuspectSet::new`] makes.
+    /// Whether there are no samples. It is false for every set that [`TrainingData::new`] makes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
