@@ -170,8 +170,8 @@ impl Constraint {
         convex.chain(knn).fold(none, |least, next| if next.0 < least.0 { next } else { least })
     }
 
-    /// An upper bound of `|z|` over a label's set: that of the one set that reaches least. It is infinite if the set has
-    /// no known bound.
+    /// An upper bound of `|z|` over a label's set: that of the one set that reaches least. It is infinite if the set
+    /// has no known bound.
     #[must_use]
     pub fn largest_norm(&self, label: usize) -> f64 {
         let convex = self.convex.iter().map(|set| set.largest_norm(label));
