@@ -40,7 +40,7 @@ fn a_defence_stands_beside_none_and_its_clean_victim_is_trained_once() {
     assert!(wide.contains("recall,") && wide.contains("AUROC,"), "{wide}");
     project.ok("report defended");
     // Another default that has no effect is the same defence.
-    let plan = project.ok("plan defended --set defence.expected=0.2").out;
+    let plan = project.ok("plan defended --set defence.expected=0.2 --set defence.neighbors=7").out;
     assert!(plan.lines().all(|line| !line.starts_with("run")), "{plan}");
 }
 
@@ -53,7 +53,6 @@ fn what_a_filter_cannot_do_is_refused() {
     };
     refused("kind = 'spheres'", 2, &["unknown variant `spheres`", "`sphere`"]);
     refused("kind = 'sphere'\nremove = 1.0", 2, &["remove", "below 1"]);
-    refused("kind = 'sphere'\nneighbors = 3", 2, &["neighbors", "`sphere` has no neighbours"]);
     refused("kind = 'sphere'\nremove = 0.999", 2, &["all", "class", "remove less"]);
     let network = "[victim]\nkind = 'fine-tune'\nepochs = 2\nwarmup_epochs = 1\n[defence]\nkind = 'sphere'";
     project.spec("network", &with(network));

@@ -3,17 +3,12 @@
 //!
 //! | certificate | of which classifier | a unit of the radius is | source |
 //! | --- | --- | --- | --- |
-//! | [`Ensemble::plurality`], spread 1 | votes of heads on disjoint parts (DPA) | a sample added, removed or
-//! relabelled; a sample with changed features counts as two | Levine & Feizi, 2021 |
-//! | [`Ensemble::plurality`], spread > 1 | votes of heads on overlapping parts (finite aggregation) | the same | Wang,
-//! Levine & Feizi, 2022 |
+//! | [`Ensemble::plurality`], spread 1 | votes of heads on disjoint parts (DPA) | a sample added, removed or relabelled; a sample with changed features counts as two | Levine & Feizi, 2021 |
+//! | [`Ensemble::plurality`], spread > 1 | votes of heads on overlapping parts (finite aggregation) | the same | Wang, Levine & Feizi, 2022 |
 //! | [`Ensemble::run_off`] | the same heads, with a second round between two classes | the same | Rezaei et al., 2023 |
-//! | [`StrongConvexity`] | one softmax head with weight decay on all of its parameters | a sample added, within a
-//! constraint | from strong convexity, see there |
-//! | [`RidgeHead::certify`] | ridge regression on one-hot labels | a label changed | exact; from linearity in the
-//! labels |
-//! | [`certify_prototypes`] | [`TrimmedPrototypes`](crate::robust::TrimmedPrototypes) | a sample with changed features,
-//! its label kept | Wang et al., 2024 (FCert) |
+//! | [`StrongConvexity`] | one softmax head with weight decay on all of its parameters | a sample added, within a constraint | from strong convexity, see there |
+//! | [`RidgeHead::certify`] | ridge regression on one-hot labels | a label changed | exact; from linearity in the labels |
+//! | [`certify_prototypes`] | [`TrimmedPrototypes`](crate::robust::TrimmedPrototypes) | a sample with changed features, its label kept | Wang et al., 2024 (FCert) |
 
 mod convexity;
 mod ensemble;

@@ -82,8 +82,8 @@ pub enum DefenceError {
     },
     /// The constraint does not bound poisons, and the certificate needs a bound.
     #[error(
-        "the constraint leaves poisons of class {class} unbounded, and no number of unbounded poisons can be certified: \
-         add `ball`, `box`, `sphere` or `knn`"
+        "the constraint leaves poisons of class {class} unbounded, and unbounded poisons cannot be certified: add \
+         `ball`, `box`, `sphere` or `knn`"
     )]
     Unbounded {
         /// The class.

@@ -45,7 +45,7 @@ pub struct Filter {
     pub name: &'static str,
     /// What the score is, which continues "the score is …".
     pub score: &'static str,
-    /// What [`RemovalRule::Rule`] removes, which continues "it removes …".
+    /// What [`RemovalRule::Paper`] removes, which continues "it removes …".
     pub rule: &'static str,
     /// Whether [`RemovalRule::Share`] is a share of each class; otherwise, it is a share of all samples.
     pub by_class: bool,
@@ -74,7 +74,7 @@ pub enum RemovalRule {
     /// number is rounded to the nearest one.
     Share(f64),
     /// What the filter's paper removes if it expects this share of poisons, see [`Filter::rule`].
-    Rule {
+    Paper {
         /// The expected share of poisons.
         expected: f64,
     },
@@ -107,7 +107,7 @@ impl Filter {
     pub fn apply(&self, set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
         match options.removal {
             RemovalRule::Share(share) => DefenceError::check_share("remove", share)?,
-            RemovalRule::Rule { expected } => DefenceError::check_share("expected", expected)?,
+            RemovalRule::Paper { expected } => DefenceError::check_share("expected", expected)?,
         }
         options.tolerance.map_or(Ok(()), |tolerance| HeadError::check_non_negative("tolerance", tolerance))?;
         let filtered = (self.run)(set, options)?;
@@ -138,8 +138,8 @@ impl FilterOptions {
 
     /// Removes what the filter's paper removes if it expects this share of poisons.
     #[must_use]
-    pub fn rule(expected: f64) -> Self {
-        Self { removal: RemovalRule::Rule { expected }, neighbors: None, tolerance: None }
+    pub fn paper(expected: f64) -> Self {
+        Self { removal: RemovalRule::Paper { expected }, neighbors: None, tolerance: None }
     }
 
     /// The gradient norm at which heads count as trained.
@@ -150,7 +150,7 @@ impl FilterOptions {
     /// The share itself, or the expected one.
     fn fraction(&self) -> f64 {
         match self.removal {
-            RemovalRule::Share(share) | RemovalRule::Rule { expected: share } => share,
+            RemovalRule::Share(share) | RemovalRule::Paper { expected: share } => share,
         }
     }
 }
@@ -237,7 +237,7 @@ mod tests {
             DefenceError::WholeClass { filter: "sphere", class: 0, .. }
         ));
         assert!(matches!(refused(FilterOptions::share(1.0)), DefenceError::Parameter { name: "remove", .. }));
-        assert!(matches!(refused(FilterOptions::rule(f64::NAN)), DefenceError::Parameter { name: "expected", .. }));
+        assert!(matches!(refused(FilterOptions::paper(f64::NAN)), DefenceError::Parameter { name: "expected", .. }));
         let message = refused(FilterOptions::share(0.999)).to_string();
         assert!(message.contains("all") && message.contains("class 0") && message.contains("remove less"), "{message}");
     }

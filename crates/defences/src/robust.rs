@@ -2,8 +2,7 @@
 //!
 //! | head | what is trained | source |
 //! | --- | --- | --- |
-//! | [`truncated_loss`] | the cross-entropy of a sample counts up to a threshold | Wu & Liu, 2007; Collobert et al.,
-//! 2006 |
+//! | [`truncated_loss`] | the cross-entropy of a sample counts up to a threshold | Wu & Liu, 2007; Collobert et al., 2006 |
 //! | [`median_of_means`] | the geometric median of heads on disjoint parts | Minsker, 2015 |
 //! | [`hinge`] | the multi-class hinge loss, which grows only linearly | Crammer & Singer, 2001 |
 //! | [`TrimmedPrototypes`] | no head: trimmed mean distances to the samples of each class | Wang et al., 2024 (FCert) |

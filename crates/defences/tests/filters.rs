@@ -90,7 +90,7 @@ fn scores_and_removals_are_those_of_another_implementation() {
             };
             assert!(error < tolerance, "{}: {error:e}", filter.name);
             assert_eq!(share.removed, flags(&expected["share"]), "{}", filter.name);
-            let rule = run(filter, &set, FilterOptions::rule(reference.number("expected")));
+            let rule = run(filter, &set, FilterOptions::paper(reference.number("expected")));
             assert_eq!(rule.removed, flags(&expected["rule"]), "{}", filter.name);
             let auroc = detection(&share, &poison).unwrap().auroc.unwrap();
             assert!((auroc - expected["auroc"].as_f64().unwrap()).abs() < 1e-8, "{}", filter.name);
@@ -130,7 +130,7 @@ fn blocks_precision_and_threads_change_no_bit() {
     let on = |blocks: &[Samples<'_>], threads, filter: &Filter| {
         let set = TrainingData::new(blocks, 1e-2, 3).unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| run(filter, &set, FilterOptions::rule(0.05)))
+        pool.install(|| run(filter, &set, FilterOptions::paper(0.05)))
     };
     for filter in FILTERS {
         let one = on(&stored, 1, filter);

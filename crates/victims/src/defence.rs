@@ -29,7 +29,8 @@ pub struct DefenceSpec {
     #[serde(default = "reckoned")]
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub expected: f64,
-    /// Number of neighbours of `knn-distance` and `knn-label`; by default 5 and the mean size of a class.
+    /// Number of neighbours of `knn-distance` and `knn-label`; by default 5 and the mean size of a class. It has no effect
+    /// on other filters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub neighbors: Option<usize>,
@@ -46,8 +47,6 @@ impl hemlock_stage::Params for DefenceSpec {
         }
         if let Some(neighbors) = self.neighbors {
             ParamError::at_least_one("neighbors", neighbors as u64)?;
-            let (name, has) = (self.kind.name(), self.kind.has_neighbors());
-            ParamError::require(has, "neighbors", neighbors, &format!("none, because `{name}` has no neighbours"))?;
         }
         Ok(())
     }
@@ -66,11 +65,12 @@ impl DefenceSpec {
     #[must_use]
     pub fn resolved(&self) -> Self {
         let expected = if self.remove.is_some() { reckoned() } else { self.expected };
-        Self { expected, ..self.clone() }
+        let neighbors = self.neighbors.filter(|_| self.kind.has_neighbors());
+        Self { expected, neighbors, ..self.clone() }
     }
 
     fn options(&self) -> FilterOptions {
-        let removal = self.remove.map_or(RemovalRule::Rule { expected: self.expected }, RemovalRule::Share);
+        let removal = self.remove.map_or(RemovalRule::Paper { expected: self.expected }, RemovalRule::Share);
         FilterOptions { removal, neighbors: self.neighbors, tolerance: None }
     }
 

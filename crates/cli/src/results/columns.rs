@@ -340,7 +340,8 @@ fn identities(table_rows: &[TableRow]) -> Vec<ResultColumn> {
         let kind = of.map(|(node, _)| node).find_map(|node| g.params.get(node)?.get("kind"));
         kind.map_or_else(|| NONE.to_owned(), parameter)
     };
-    columns.extend([words("victim", &|g| g.victim.clone()), words("defence", &defence)]);
+    columns.push(words("victim", &|g| g.victim.clone()));
+    columns.extend(Some(words("defence", &defence)).filter(|column| !column.is_empty()));
     columns.extend([words("seeds", &|g| g.seeds.to_string())]);
     columns
 }
@@ -459,9 +460,12 @@ pub fn columns(table_rows: &[TableRow]) -> Vec<ResultColumn> {
     let number = |name: &str, digits: usize, of: &dyn Fn(&AggregatedRow) -> Option<f64>| {
         ResultColumn::numbers(name, table_rows, digits, of)
     };
-    columns.push(percent("recall", &|g| g.detection?.recall));
-    columns.push(percent("false_positives", &|g| g.detection?.false_positives));
-    columns.push(percent("auroc", &|g| g.detection?.auroc));
+    let of_defence = [
+        percent("recall", &|g| g.detection?.recall),
+        percent("false_positives", &|g| g.detection?.false_positives),
+        percent("auroc", &|g| g.detection?.auroc),
+    ];
+    columns.extend(of_defence.into_iter().filter(|column| !column.is_empty()));
     columns.push(number("kept", 0, &kept));
     columns.push(ResultColumn { place: Place::Both, ..number("PSNR", 1, &|g| Some(g.visibility?.psnr.mean)) });
     columns.push(number("SSIM", 2, &|g| Some(g.visibility?.ssim.mean)));

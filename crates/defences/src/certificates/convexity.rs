@@ -17,7 +17,7 @@ const STEPS: usize = 10_000;
 /// The head `w` minimises `F(w) = mean cross-entropy + λ/2 |w|²`, which is λ-strongly convex. With `m` poisons, it
 /// minimises `F'`, the same with the mean over `n + m` samples, and `∇F'(w) = θ (ḡ + λ w)` with `θ = m / (n + m)` and
 /// the mean gradient `ḡ` of the poisons. Strong convexity puts the new head `w'` into the ball around `w - ∇F'(w) / 2λ`
-/// of radius `|∇F'(w)| / 2λ`. For the difference `u = (e_c - e_k) [z, 1]ᵀ` of two logits, whose margin is
+/// of radius `|∇F'(w)| / 2λ`. For the difference `u = (e_c - e_k) [z, 1]ᵀ` of two logits, with the margin
 /// `M = <u, w> > 0`,
 ///
 /// ```text

@@ -74,25 +74,44 @@ impl RidgeHead {
         weights.iter().zip(&self.labels).for_each(|(weight, label)| scores[*label as usize] += weight);
         let winner = (1..self.classes).fold(0, |best, class| if scores[class] > scores[best] { class } else { best });
         let slack = ROUNDING * weights.iter().map(|weight| weight.abs()).sum::<f64>();
-        let others = (0..self.classes).filter(|class| *class != winner);
-        let to_change = others.map(|other| {
-            let gain = |(weight, label): (&f64, &u32)| {
-                let sign = if *label as usize == winner {
-                    1.0
-                } else if *label as usize == other {
-                    -1.0
-                } else {
-                    0.0
-                };
-                weight.abs() + weight * sign
-            };
-            let gains: Vec<f64> = weights.iter().zip(&self.labels).map(gain).collect();
-            fewest_with_sum(gains, scores[winner] - scores[other] - slack)
-        });
+        let mut others: Vec<usize> = (0..self.classes).filter(|class| *class != winner).collect();
+        others.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+        let mut fewest: Option<usize> = None;
+        // The largest margin that the fewest labels so far can take, as none takes more than twice its weight.
+        let mut reach = f64::INFINITY;
+        for other in others {
+            let margin = scores[winner] - scores[other] - slack;
+            if margin > reach {
+                break;
+            }
+            let found = fewest_with_sum(self.gains(weights, winner, other), margin);
+            if let Some(found) = found.filter(|found| fewest.is_none_or(|fewest| *found < fewest)) {
+                fewest = Some(found);
+                reach = 2.0 * largest_sum(weights.iter().map(|weight| weight.abs()).collect(), found);
+            }
+        }
         // If not even all labels together change the prediction, any number of changed labels is certified.
-        let radius = to_change.flatten().min().map_or(self.labels.len(), |fewest| fewest.saturating_sub(1));
-        (winner as u32, radius)
+        (winner as u32, fewest.map_or(self.labels.len(), |fewest| fewest.saturating_sub(1)))
     }
+
+    /// How much of the margin between two classes each label takes, if it is changed: `|α_i| + α_i ([y_i = c] -
+    /// [y_i = k])`.
+    fn gains(&self, weights: ArrayView1<'_, f64>, winner: usize, other: usize) -> Vec<f64> {
+        let gain = |(weight, label): (&f64, &u32)| {
+            let label = *label as usize;
+            let sign = f64::from(u8::from(label == winner)) - f64::from(u8::from(label == other));
+            weight.abs() + weight * sign
+        };
+        weights.iter().zip(&self.labels).map(gain).collect()
+    }
+}
+
+/// The sum of the `count` largest numbers, of at least as many.
+fn largest_sum(mut numbers: Vec<f64>, count: usize) -> f64 {
+    if count < numbers.len() {
+        numbers.select_nth_unstable_by(count, |a, b| b.total_cmp(a));
+    }
+    numbers[..count].iter().sum()
 }
 
 /// The smallest number of `gains` whose sum is at least `sum`; `None` if all together are less.
@@ -130,6 +149,7 @@ mod tests {
         let gains = vec![1.0, 4.0, 2.0];
         let fewest = |sum| fewest_with_sum(gains.clone(), sum);
         assert_eq!([0.0, 3.0, 4.0, 5.0, 6.5, 7.5].map(fewest), [Some(0), Some(1), Some(1), Some(2), Some(3), None]);
+        assert_eq!([0, 1, 2, 3].map(|count| largest_sum(gains.clone(), count)), [0.0, 4.0, 6.0, 7.0]);
         // Longer than a piece: the same as from a sorted list.
         let many: Vec<f64> = random(1, 500, 3).iter().map(|gain| gain.abs()).collect();
         let mut sorted = many.clone();

@@ -47,7 +47,7 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
     }
     Ok(match options.removal {
         RemovalRule::Share(share) => remove_of_classes(set, scores, share),
-        RemovalRule::Rule { .. } => Filtered { scores, removed },
+        RemovalRule::Paper { .. } => Filtered { scores, removed },
     })
 }
 

@@ -54,6 +54,6 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
     }
     Ok(match options.removal {
         RemovalRule::Share(share) => remove_of_all(scores, share),
-        RemovalRule::Rule { .. } => Filtered { removed: scores.iter().map(|score| *score > 0.0).collect(), scores },
+        RemovalRule::Paper { .. } => Filtered { removed: scores.iter().map(|score| *score > 0.0).collect(), scores },
     })
 }

@@ -46,7 +46,7 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
         let held_out = [held_out.samples()];
         let own = judge.scores(&held_out)?;
         rows.iter().zip(&own).for_each(|(row, score)| scores[*row] = *score);
-        if let RemovalRule::Rule { expected } = options.removal {
+        if let RemovalRule::Paper { expected } = options.removal {
             let mut order: Vec<usize> = (0..rows.len()).collect();
             order.sort_by(descending(&own));
             order.truncate(count_of(expected, rows.len()));
@@ -60,7 +60,7 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
     }
     Ok(match options.removal {
         RemovalRule::Share(share) => remove_of_all(scores, share),
-        RemovalRule::Rule { .. } => Filtered { scores, removed },
+        RemovalRule::Paper { .. } => Filtered { scores, removed },
     })
 }
 

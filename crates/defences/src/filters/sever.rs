@@ -1,7 +1,8 @@
 //! The projection of a sample's gradient on the direction in which gradients vary most.
 
-use hemlock_head::kernel::subtract_labels;
-use hemlock_head::{Head, probabilities};
+use hemlock_head::kernel::{scores, subtract_labels};
+use hemlock_head::{Head, gradient_sum, probabilities};
+use hemlock_optim::inner;
 use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
@@ -16,8 +17,9 @@ const ROUNDS: usize = 4;
 const PER_ROUND: f64 = 0.5;
 /// The residual of the singular vector, relative to its value, as a multiple of the tolerance of training.
 const RESIDUAL: f64 = 100.0;
-/// Rows per chunk.
+/// Rows per chunk, and number of chunks whose sums wait to be added.
 const ROWS: usize = 256;
+const WAITING: usize = 16;
 
 pub(super) static FILTER: Filter = Filter {
     name: "sever",
@@ -33,7 +35,7 @@ pub(super) static FILTER: Filter = Filter {
 fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let share = match options.removal {
         RemovalRule::Share(share) => share,
-        RemovalRule::Rule { expected } => (PER_ROUND * expected) * ROUNDS as f64,
+        RemovalRule::Paper { expected } => (PER_ROUND * expected) * ROUNDS as f64,
     };
     DefenceError::check_share("remove", share)?;
     let tolerance = options.tolerance_for(set);
@@ -60,7 +62,6 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
             filtered.removed[kept[i]] = true;
             filtered.scores[kept[i]] += (ROUNDS - round) as f64;
         }
-        // What is removed in the last round ranks above what stays, by its score in the same round.
         done = until;
     }
     Ok(filtered)
@@ -80,58 +81,48 @@ impl<'a> Gradients<'a> {
         let features = subset.features.view();
         let mut residuals = probabilities(head, features)?;
         subtract_labels(&mut residuals.view_mut(), &subset.labels);
-        let mut gradients = Self { features, residuals, mean: Array2::zeros(head.packed().dim()) };
-        let one = vec![1.0 / subset.labels.len() as f64; subset.labels.len()];
-        gradients.mean = gradients.weighted_sum(&one);
-        Ok(gradients)
+        let mean = gradient_sum(head, &[subset.samples()])? / subset.labels.len() as f64;
+        Ok(Self { features, residuals, mean })
+    }
+
+    /// Chunks of features and residuals.
+    fn chunks(&self) -> Vec<(ArrayView2<'_, f64>, ArrayView2<'_, f64>)> {
+        let features = self.features.axis_chunks_iter(Axis(0), ROWS);
+        features.zip(self.residuals.axis_chunks_iter(Axis(0), ROWS)).collect()
     }
 
     /// The inner products of the centred gradients with a direction, `[n]`.
     fn along(&self, direction: &Array2<f64>) -> Vec<f64> {
-        let dim = self.features.ncols();
-        let (weight, bias) = (direction.slice(s![.., ..dim]), direction.column(dim));
-        let offset = hemlock_optim::inner(&self.mean, direction);
-        let chunks = self.features.axis_chunks_iter(Axis(0), ROWS).into_par_iter();
-        let parts: Vec<Vec<f64>> = chunks
-            .zip(self.residuals.axis_chunks_iter(Axis(0), ROWS))
-            .map(|(z, residuals)| {
-                let scores = z.dot(&weight.t()) + bias;
-                scores.rows().into_iter().zip(residuals.rows()).map(|(s, r)| s.dot(&r) - offset).collect()
-            })
-            .collect();
+        let offset = inner(&self.mean, direction);
+        let of = |(z, residuals): &(ArrayView2<'_, f64>, ArrayView2<'_, f64>)| along(direction, *z, *residuals, offset);
+        let parts: Vec<Vec<f64>> = self.chunks().par_iter().map(of).collect();
         parts.concat()
     }
 
-    /// The sum of all gradients, not centred, times a number each, `[K, d + 1]`.
-    fn weighted_sum(&self, numbers: &[f64]) -> Array2<f64> {
-        let dim = self.features.ncols();
-        let chunks: Vec<_> = self
-            .features
-            .axis_chunks_iter(Axis(0), ROWS)
-            .zip(self.residuals.axis_chunks_iter(Axis(0), ROWS))
-            .zip(numbers.chunks(ROWS))
-            .collect();
-        let part = |((z, residuals), numbers): &((ArrayView2<'_, f64>, ArrayView2<'_, f64>), &[f64])| {
+    /// The covariance of the gradients times a direction.
+    fn covariance_times(&self, direction: &Array2<f64>) -> Array2<f64> {
+        let (dim, count) = (self.features.ncols(), self.features.nrows() as f64);
+        let offset = inner(&self.mean, direction);
+        let part = |(z, residuals): &(ArrayView2<'_, f64>, ArrayView2<'_, f64>)| {
             let mut scaled = residuals.to_owned();
-            scaled.rows_mut().into_iter().zip(*numbers).for_each(|(mut row, number)| row *= *number);
+            let along = along(direction, *z, *residuals, offset);
+            scaled.rows_mut().into_iter().zip(along).for_each(|(mut row, along)| row *= along / count);
             let mut part = Array2::zeros((scaled.ncols(), dim + 1));
             part.slice_mut(s![.., ..dim]).assign(&scaled.t().dot(z));
             part.column_mut(dim).assign(&scaled.sum_axis(Axis(0)));
             part
         };
-        let zero = Array2::zeros((self.residuals.ncols(), dim + 1));
-        chunks.chunks(16).fold(zero, |sum, some| {
+        // The centred inner products sum to zero, so that the mean of the gradients need not be subtracted again.
+        self.chunks().chunks(WAITING).fold(Array2::zeros(direction.dim()), |sum, some| {
             let parts: Vec<_> = some.par_iter().map(part).collect();
             parts.into_iter().fold(sum, |sum, part| sum + part)
         })
     }
+}
 
-    /// The covariance of the gradients times a direction.
-    fn covariance_times(&self, direction: &Array2<f64>) -> Array2<f64> {
-        let mut along = self.along(direction);
-        let count = along.len() as f64;
-        // The centred inner products sum to zero, so that the mean of the gradients need not be subtracted again.
-        along.iter_mut().for_each(|value| *value /= count);
-        self.weighted_sum(&along)
-    }
+/// `<direction, (p - e) [z, 1]ᵀ> - offset` for the rows of a chunk.
+fn along(direction: &Array2<f64>, z: ArrayView2<'_, f64>, residuals: ArrayView2<'_, f64>, offset: f64) -> Vec<f64> {
+    let mut all = Array2::zeros(residuals.dim());
+    scores(direction.view(), z, &mut all.view_mut());
+    all.rows().into_iter().zip(residuals.rows()).map(|(s, r)| s.dot(&r) - offset).collect()
 }

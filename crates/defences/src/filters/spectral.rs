@@ -27,7 +27,7 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
     })?;
     let share = match options.removal {
         RemovalRule::Share(share) => share,
-        RemovalRule::Rule { expected } => GENEROSITY * expected,
+        RemovalRule::Paper { expected } => GENEROSITY * expected,
     };
     Ok(remove_of_classes(set, scores, share))
 }
