@@ -29,8 +29,8 @@ pub struct DefenceSpec {
     #[serde(default = "reckoned")]
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub expected: f64,
-    /// Number of neighbours of `knn-distance` and `knn-label`; by default 5 and the mean size of a class. It has no effect
-    /// on other filters.
+    /// Number of neighbours of `knn-distance` and `knn-label`; by default 5 and the mean size of a class. It has no
+    /// effect on other filters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub neighbors: Option<usize>,
