@@ -485,16 +485,7 @@ impl App<'_> {
 
     /// Prints the published datasets that are known by name.
     fn list_datasets(&self) -> Result<()> {
-        let mut table = comfy_table::Table::new();
-        table.load_preset(comfy_table::presets::NOTHING);
-        table.set_header(["name", "images (training + validation + test)", "source = …"]);
-        table.add_row(["cifar10", "50,000 + 10,000, 32 px, 10 classes", "\"cifar10\""]);
-        table.add_row(["cifar100", "50,000 + 10,000, 32 px, 100 classes", "\"cifar100\""]);
-        for known in KnownDataset::all() {
-            table.add_row([known.name, known.about, known.source]);
-        }
-        let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-        self.printer.result(&lines.join("\n"))?;
+        self.printer.result(&render::datasets())?;
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
+use hemlock_data::KnownDataset;
 use hemlock_pipeline::{
     Asked, Both, Cause, Comparison, Decision, DirtyReason, Graph, MeanStd, Plan, Spec, StageDifference, StageTotal,
     Task, labels, totals,
@@ -22,6 +23,17 @@ fn table(header: &[&str]) -> Table {
 /// The text of a table, without the padding around it.
 pub fn text(table: &Table) -> String {
     table.lines().map(|l| l.strip_prefix(' ').unwrap_or(&l).trim_end().to_owned() + "\n").collect()
+}
+
+/// The published datasets that are known by name, with the source that reads each.
+pub fn datasets() -> String {
+    let mut table = table(&["name", "images (training + validation + test)", "source = …"]);
+    table.add_row(["cifar10", "50,000 + 10,000, 32 px, 10 classes", "\"cifar10\""]);
+    table.add_row(["cifar100", "50,000 + 10,000, 32 px, 100 classes", "\"cifar100\""]);
+    for known in KnownDataset::all() {
+        table.add_row([known.name, known.about, known.source]);
+    }
+    text(&table)
 }
 
 /// A value as it is written in a spec.
