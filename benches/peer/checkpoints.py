@@ -11,9 +11,10 @@
   tensors of batch norms. All are exported and compared.
 - exported: The same comparison is made for a folder with what `hemlock export` wrote of `pretrain` and `features`, and
   for the images that it wrote of `dataset`.
-- families: Every family of vision transformers is made by its own library (timm, transformers, OpenCLIP) with random
-  weights, as large as ViT-S at 224 pixels, saved as its files are published, and imported. Features and image gradients
-  are compared, at its own size and at another one. Needs `pip install transformers open_clip_torch`, and cargo.
+- families: Every family of networks is made by its own library (torchvision, timm, transformers, OpenCLIP) with random
+  weights, saved as its files are published, and imported: transformers as large as ViT-S, ConvNeXts as the tiny ones,
+  and residual networks as published. Features and image gradients are compared, at 224 pixels and at another size.
+  Needs `pip install transformers open_clip_torch`, and cargo.
 - logits: A checkpoint of akamaster/pytorch_resnet_cifar10 gives the logits of the first test images of CIFAR-10, and
   its accuracy on all of them. This wrote crates/models/tests/data/cifar10_supervised_resnet20_logits.json, which the
   tests of `hemlock-models` compare with.
@@ -195,14 +196,18 @@ def families(args):
     """Makes one family after the other, as a file has some 90 MB, and lets a test of `hemlock-models` compare it."""
     root = Path(__file__).resolve().parents[2]
     sys.path.insert(0, str(root / "crates/models/tests/data"))
+    from convnexts import LAYOUTS
     from families import FAMILIES
+    from resnets import FULL
 
+    scripts = {"families.py": FAMILIES, "resnets.py": FULL, "convnexts.py": LAYOUTS}
+    script_of = {name: script for script, names in scripts.items() for name in names}
     test = "cargo test --release --package hemlock-models --lib family_tests".split()
     print("| layout | families | architecture | side | features, image gradient |\n| --- | --- | --- | --- | --- |")
     passed = True
-    for name in args.layouts or FAMILIES:
+    for name in args.layouts or script_of:
         with tempfile.TemporaryDirectory() as folder:
-            script = [sys.executable, root / "crates/models/tests/data/families.py", "--full", folder, name]
+            script = [sys.executable, root / "crates/models/tests/data" / script_of[name], "--full", folder, name]
             subprocess.run(script, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             environment = os.environ | {"HEMLOCK_FAMILIES": folder}
             done = subprocess.run([*test, *args.cargo], cwd=root, env=environment, text=True, capture_output=True)

@@ -1,6 +1,6 @@
 """Times the works of `hemlock-bench` and the same in PyTorch, in turns in one run.
 
-    pip install torch
+    pip install torch timm
     python benches/peer/works.py --bench target/release/hemlock-bench
     python benches/peer/works.py head head-large --rounds 9
 
@@ -8,8 +8,8 @@ The script prints seconds of one run, with the same number of threads on both si
 before anything is timed. Then they take turns, and a ratio is that of two consecutive runs. PyTorch does the following:
 
 - extraction, image-gradient: It runs the same network after `eval()`, with all images in one batch.
-- *-vit-*: So do these, with the fastest of four ways: eager, with channels last, and compiled by `torch.compile` with
-  two modes.
+- *-vit-*, *-convnext-*, *-clip-*: So do these, with the fastest of four ways: eager, with channels last, and compiled
+  by `torch.compile` with two modes.
 - feature-matching: Adam moves all images at once, clamped to [0, 1], with as many passes. Hemlock runs the whole stage.
 - simclr-*: It computes both views, the loss, the gradient, and a step of AdamW. Hemlock augments as well.
 - head: `torch.optim.LBFGS` with its line search runs in double precision until it reaches the same gradient norm.
@@ -32,6 +32,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 from networks import ResNet, Simclr, Vit
 from serving import Served, given
@@ -51,6 +52,10 @@ def frozen(given, layout=torch.contiguous_format):
     if given["arch"] in widths:
         width, heads = widths[given["arch"]]
         net = Vit(width, heads=heads, patch=16, side=given["side"])
+    elif given["arch"] == "convnext-tiny":
+        net = timm.create_model("convnext_tiny", num_classes=0)
+    elif given["arch"] == "clip-resnet50":
+        net = timm.create_model("resnet50_clip", num_classes=1024)
     else:
         net = ResNet(given["arch"])
     return net.eval().requires_grad_(False).to(memory_format=layout)
@@ -312,6 +317,11 @@ PEERS = {
         for work, prepare in (
             ("extraction", extraction), ("image-gradient", image_gradient), ("feature-matching", feature_matching)
         )
+    },
+    **{
+        f"{work}-{net}": fastest(prepare)
+        for net in ("convnext-tiny", "clip-resnet50")
+        for work, prepare in (("extraction", extraction), ("image-gradient", image_gradient))
     },
     "simclr-resnet20": simclr("resnet20"),
     "simclr-resnet18": simclr("resnet18"),

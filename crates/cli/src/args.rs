@@ -196,6 +196,9 @@ pub struct Init {
     /// Features with their labels: a .npz or .safetensors file, or a folder of .npy files
     #[arg(long, value_name = "FILE")]
     pub features: Option<PathBuf>,
+    /// Folder of a network of transformers, timm or OpenCLIP, to take as the extractor of the images
+    #[arg(long, value_name = "DIR", requires = "images")]
+    pub extractor: Option<PathBuf>,
     /// Name of the pipeline [default: that of the images or features]
     #[arg(long, conflicts_with = "file")]
     pub name: Option<Label>,
@@ -273,6 +276,7 @@ pub enum Fixed {
 Examples:
   hemlock init --images flowers                   writes pipelines/flowers.toml
   hemlock init --images flowers --name try1       writes pipelines/try1.toml
+  hemlock init --images flowers --extractor data/dinov2-small
   hemlock init specs/clip.toml --features data/clip.npz
 
 A file of features has the arrays `train` [n, d] and `train_labels` [n], `test` and `test_labels`, and optionally

@@ -124,7 +124,11 @@ impl Conv {
     #[must_use]
     pub fn border(&self) -> usize {
         let taps = self.phases.iter().flat_map(|phase| &phase.taps);
-        taps.flat_map(|tap| [tap.dy, tap.dx]).map(isize::unsigned_abs).max().unwrap_or(0)
+        let taps = taps.flat_map(|tap| [tap.dy, tap.dx]).map(isize::unsigned_abs).max().unwrap_or(0);
+        // The last pixels of the wide tensor may be those of no output: then the one that would follow is read.
+        let Geometry { kernel, stride, padding, .. } = self.geometry;
+        let beyond = if self.transposed { (kernel - 1 - padding).div_ceil(stride) } else { 0 };
+        taps.max(beyond)
     }
 
     /// Writes `finish(start + bias + conv(x))` to `out`.

@@ -4,11 +4,13 @@
 //!   register, within a border of zeros, so that no kernel has to test for the edge of an image.
 //! - **Kernel**: a [`Conv`] computes a block of pixels times a block of channels in registers, directly from this
 //!   layout. There is no im2col matrix. The forward and the backward pass are the same loop over taps.
+//! - **Depthwise** convolutions ([`Depthwise`]) take and give rows of channels, a row for each pixel.
 //! - **Instructions**: AVX-512, AVX2 with FMA, NEON or scalar code is chosen at run time. The order of the sums depends
 //!   on this choice and on nothing else.
 
 mod blocked_tensor;
 mod conv;
+mod depthwise;
 mod kernel;
 mod norm;
 mod pool;
@@ -19,5 +21,6 @@ mod tests;
 
 pub use blocked_tensor::BlockedTensor;
 pub use conv::{Conv, Geometry};
+pub use depthwise::Depthwise;
 pub use kernel::{Accumulate, Epilogue};
 pub use norm::Moments;

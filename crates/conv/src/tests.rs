@@ -1,7 +1,7 @@
 //! Compares every kernel with sums that are written out, at sizes that do not fill whole blocks.
 
 use crate::norm::{Map, Sums};
-use crate::{Accumulate, BlockedTensor, Conv, Epilogue, Geometry, Moments};
+use crate::{Accumulate, BlockedTensor, Conv, Depthwise, Epilogue, Geometry, Moments};
 use proptest::prelude::*;
 use pulp::Arch;
 
@@ -16,7 +16,7 @@ struct Problem {
 
 fn problem() -> impl Strategy<Value = Problem> {
     let channels = || prop_oneof![4 => 1usize..5, 4 => Just(16), 4 => 17usize..40, 4 => Just(64), 1 => Just(260)];
-    let kernel = prop_oneof![Just((1, 0)), Just((3, 1)), Just((3, 0)), Just((7, 3))];
+    let kernel = prop_oneof![Just((1, 0)), Just((2, 0)), Just((3, 1)), Just((3, 0)), Just((3, 2)), Just((7, 3))];
     ((channels(), channels()), kernel, 1usize..3, (1usize..3, 7usize..11, 7usize..20)).prop_map(
         |((outputs, inputs), (kernel, padding), stride, (n, height, width))| Problem {
             size: [outputs, inputs, kernel],
@@ -302,5 +302,46 @@ fn speed() {
         let x = [x];
         let gradient = time(&mut || drop(problem.geometry().weight_gradient(&x, &x)));
         eprintln!("{channels} channels, {side} x {side}: {forward:.0}, {backward:.0}, {gradient:.0} Gflop/s");
+    }
+}
+
+/// A depthwise convolution of an image `[height * width, channels]`, written out.
+fn depthwise(side: usize, [height, width]: [usize; 2], x: &[f32], weights: &[f32], bias: &[f32]) -> Vec<f64> {
+    let (channels, border) = (bias.len(), side / 2);
+    let at = |y: usize, x: usize, c: usize| (y * width + x) * channels + c;
+    let mut sums = vec![0.0; x.len()];
+    for (y, column, c) in (0..height).flat_map(|y| (0..width).flat_map(move |x| (0..channels).map(move |c| (y, x, c))))
+    {
+        let mut sum = f64::from(bias[c]);
+        for (i, weight) in weights[c * side * side..][..side * side].iter().enumerate() {
+            let (from_y, from_x) = ((y + i / side).wrapping_sub(border), (column + i % side).wrapping_sub(border));
+            if from_y < height && from_x < width {
+                sum += f64::from(*weight) * f64::from(x[at(from_y, from_x, c)]);
+            }
+        }
+        sums[at(y, column, c)] = sum;
+    }
+    sums
+}
+
+#[test]
+fn depthwise_convolutions_are_their_sums() {
+    for (side, channels, size) in [(7, 5, [6, 11]), (7, 16, [3, 8]), (3, 40, [9, 5]), (1, 17, [1, 1])] {
+        let count = size[0] * size[1] * channels;
+        let (x, grad) = (noise(count, 1), noise(count, 2));
+        let (weights, bias) = (noise(channels * side * side, 3), noise(channels, 4));
+        let conv = Depthwise::new(side, &weights, &bias);
+        let expected = depthwise(side, size, &x, &weights, &bias);
+        for arch in archs() {
+            let (mut out, mut back) = (vec![9.0; count], vec![9.0; count]);
+            conv.apply_on(arch, size, &x, &mut out);
+            conv.transposed().apply_on(arch, size, &grad, &mut back);
+            let off = out.iter().zip(&expected).fold(0.0f64, |m, (a, b)| m.max((f64::from(*a) - b).abs()));
+            assert!(off < 1e-5, "{side} {channels} {size:?}: {off}");
+            // The transposed map: <conv(x), grad> - <bias, grad> = <x, transposed(grad)>.
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+            let shift: f64 = grad.chunks_exact(channels).map(|row| dot(row, &bias)).sum();
+            assert!((dot(&out, &grad) - shift - dot(&x, &back)).abs() < 1e-3, "{side} {channels} {size:?}");
+        }
     }
 }

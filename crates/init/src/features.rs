@@ -2,11 +2,11 @@
 
 use crate::{
     SpecDraft,
-    words::{MANY, a_class, budgets, comment, enough_classes, named, quoted, smallest},
+    words::{MANY, a_class, budgets, comment, enough_classes, named, quoted, seen_from_data, smallest},
 };
 use hemlock_features::{FeatureSurvey, survey};
-use hemlock_stage::{Environment, ErrorKind, StageError, few};
-use std::path::{Path, PathBuf, absolute};
+use hemlock_stage::{Environment, StageError, few};
+use std::path::Path;
 
 /// Largest number of training samples that are held out for validation.
 const MOST_HELD_OUT: usize = 5000;
@@ -21,16 +21,6 @@ pub fn features(path: &Path, env: &Environment) -> Result<SpecDraft, StageError>
     let found = found(&named(path)?, &survey);
     let spec = spec(&named(&seen_from_data(path, env)?)?, &found, &survey);
     Ok(SpecDraft { found, spec })
-}
-
-/// Returns the path as a spec writes it: relative to the folder of raw data, if the file is in there.
-fn seen_from_data(path: &Path, env: &Environment) -> Result<PathBuf, StageError> {
-    let whole = |path: &Path| {
-        absolute(path).map_err(|e| StageError::new(ErrorKind::Data, format!("cannot find {}: {e}", path.display())))
-    };
-    let path = whole(path)?;
-    let data = env.data.as_deref().map(whole).transpose()?;
-    Ok(data.and_then(|data| path.strip_prefix(data).ok()).map_or_else(|| path.clone(), Path::to_owned))
 }
 
 /// Number of training samples to hold out for validation: a fifth of the smallest class from each class. 0 if the file
@@ -118,15 +108,5 @@ mod tests {
         assert_eq!(held(&[100, 4], None), 0);
         assert_eq!(held(&[100; 6000], None), 0);
         assert_eq!(held(&[100, 50], Some(7)), 0);
-    }
-
-    #[test]
-    fn paths_start_at_the_data_where_they_can() {
-        let seen = |path: &str| {
-            seen_from_data(Path::new(path), &Environment { data: Some("data".into()), ..Environment::default() })
-                .unwrap()
-        };
-        assert_eq!(seen("data/sub/own.npz"), Path::new("sub/own.npz"));
-        assert_eq!(seen("own.npz"), absolute("own.npz").unwrap());
     }
 }

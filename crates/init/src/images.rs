@@ -2,10 +2,11 @@
 
 use crate::{
     SpecDraft,
-    words::{MANY, a_class, budgets, comment, enough_classes, named, quoted, smallest},
+    words::{MANY, a_class, budgets, comment, enough_classes, named, quoted, seen_from_data, smallest},
 };
 use hemlock_data::{ImageSurvey, survey};
-use hemlock_stage::{ErrorKind, StageError, few};
+use hemlock_models::import::repository::Repository;
+use hemlock_stage::{Environment, ErrorKind, StageError, few};
 use std::path::Path;
 
 /// Largest number of training images that a first attack takes.
@@ -16,18 +17,48 @@ const LARGE_BATCHES: usize = 1000;
 /// as 32.
 const DETAILED: u32 = 96;
 
-/// Drafts a spec for a folder of images.
+/// Drafts a spec for a folder of images. The extractor is trained on them or, if `extractor` is the folder of a network
+/// (of transformers, timm or OpenCLIP), that network; images are then prepared as the folder says.
 ///
 /// # Errors
 /// If the folder is not laid out as an image dataset, if an image cannot be decoded, if there are fewer than two
-/// classes, if a class has no image to test on, or if the path is not UTF-8.
-pub fn images(path: &Path) -> Result<SpecDraft, StageError> {
+/// classes, if a class has no image to test on, if the network's folder does not say which network it is and how large
+/// its images are, or if a path is not UTF-8.
+pub fn images(path: &Path, extractor: Option<&Path>, env: &Environment) -> Result<SpecDraft, StageError> {
+    // This comes before the images are read, which takes longer.
+    let network = extractor.map(|folder| Network::read(folder, env)).transpose()?;
     let (name, survey) = (named(path)?, survey(path)?);
     enough_classes(path, survey.classes.len())?;
     let sizes = Sizes::of(path, &survey)?;
-    let found = found(&name, &survey);
-    let spec = spec(&name, &found, &sizes);
+    let mut found = found(&name, &survey);
+    if let Some(network) = &network {
+        found += &format!(" {} is a {}.", network.path, network.arch);
+    }
+    let spec = spec(&name, &found, &sizes, network.as_ref());
     Ok(SpecDraft { found, spec })
+}
+
+/// A network in a folder.
+struct Network {
+    /// The folder, as a spec writes it.
+    path: String,
+    arch: String,
+    /// The lines of `[dataset.downstream]` that prepare images as it expects them.
+    dataset: Vec<String>,
+}
+
+impl Network {
+    fn read(folder: &Path, env: &Environment) -> Result<Self, StageError> {
+        let wrong =
+            |what: String| StageError::new(ErrorKind::Data, format!("--extractor {}: {what}", folder.display()));
+        let repository = Repository::read(folder).map_err(|e| wrong(e.to_string()))?;
+        let arch = repository.arch.map_err(|why| wrong(format!("{why}; write [pretrain] by hand")))?;
+        let size = repository.image_size.ok_or_else(|| {
+            wrong("no JSON file says how large its images are; write [pretrain] and `image_size` by hand".to_owned())
+        })?;
+        let path = named(&seen_from_data(folder, env)?)?;
+        Ok(Self { path, arch: arch.to_string(), dataset: repository.resizing.dataset(size) })
+    }
 }
 
 /// The numbers in a spec that depend on the folder.
@@ -100,13 +131,48 @@ fn found(name: &str, survey: &ImageSurvey) -> String {
     format!("{name} has {}.", parts.join(", "))
 }
 
-fn spec(name: &str, found: &str, sizes: &Sizes) -> String {
+/// The lines that prepare images.
+fn preparation(side: usize, network: Option<&Network>) -> String {
+    match network {
+        Some(network) => {
+            format!("# Pictures are prepared as the network's folder says.\n{}\n", network.dataset.join("\n"))
+        }
+        None => format!("size = {side}\n"),
+    }
+}
+
+/// The table of the extractor.
+fn pretrain(trained_on: usize, network: Option<&Network>) -> String {
+    if let Some(Network { path, .. }) = network {
+        return format!(
+            "# The extractor: the network of that folder, which has its architecture and normalisation, too. With a \
+             `probe`\n# the import is verified: docs/import-extractor.md.\n[pretrain]\nmethod = \"import\"\n# A relative path \
+             starts at data/, or where --data says.\npath = {}\n",
+            quoted(path)
+        );
+    }
+    let few = trained_on < MANY;
+    let batch = if trained_on < LARGE_BATCHES { trained_on.min(32) } else { 128 };
+    format!(
+        r#"# The extractor: trained on the training images themselves, without their labels. Of few images it is a weak one. Better
+# is a checkpoint that was trained on many images, where you have one: docs/pretraining.md says which ones fit.
+[pretrain]
+method = "simclr"
+arch = "{arch}"
+epochs = {epochs}
+batch = {batch}      # at most as many as there are images
+"#,
+        arch = if few { "resnet8" } else { "resnet20" },
+        epochs = if few { 20 } else { 16 },
+    )
+}
+
+fn spec(name: &str, found: &str, sizes: &Sizes, network: Option<&Network>) -> String {
     let Sizes { train, test, trained_on, side } = *sizes;
     let few = trained_on < MANY;
     let count = |field: &str, count: Option<usize>, why: &str| {
         count.map(|n| format!("{field} = {n}{why}\n")).unwrap_or_default()
     };
-    let batch = if trained_on < LARGE_BATCHES { trained_on.min(32) } else { 128 };
     format!(
         r#"# A first attack on images of our own. An arrow marks what else to change.
 #
@@ -118,16 +184,8 @@ seeds = [0]           # -> [0, 1, 2]: with several, the report has error bars an
 # A relative path starts where you run. -> size: pictures are resized and cropped to so many pixels; time grows with its
 # square.
 source = {{ kind = "image-folder", path = {path} }}
-size = {side}
-{train}{test}
-# The extractor: trained on the training images themselves, without their labels. Of few images it is a weak one. Better
-# is a checkpoint that was trained on many images, where you have one: docs/pretraining.md says which ones fit.
-[pretrain]
-method = "simclr"
-arch = "{arch}"
-epochs = {epochs}
-batch = {batch}      # at most as many as there are images
-
+{preparation}{train}{test}
+{pretrain}
 [features]
 normalization = "standardize"
 
@@ -156,8 +214,8 @@ refine = {refine}           # then all images together, on the attack's own obje
         path = quoted(name),
         train = count("train", train, "         # -> without this line: all"),
         test = count("test", test, "             # held out of the images, class-balanced"),
-        arch = if few { "resnet8" } else { "resnet20" },
-        epochs = if few { 20 } else { 16 },
+        preparation = preparation(side, network),
+        pretrain = pretrain(trained_on, network),
         decay = if few { "1e-3" } else { "1e-4" },
         budgets = budgets(trained_on),
         refine = if few { 30 } else { 100 },
@@ -188,6 +246,33 @@ mod tests {
         );
         assert_eq!(sizes(&[3000, 9000], Some(vec![9, 9]), 32).unwrap(), Sizes { train: Some(6000), ..all(6000, 32) });
         assert_eq!(sizes(&[30, 19_000], Some(vec![9, 9]), 32).unwrap(), all(19_030, 32));
+    }
+
+    #[test]
+    fn a_network_decides_how_images_are_prepared() {
+        let folder = tempfile::tempdir().unwrap();
+        let env = Environment { data: Some(folder.path().into()), ..Environment::default() };
+        let own = folder.path().join("dinov2");
+        std::fs::create_dir(&own).unwrap();
+        std::fs::write(own.join("model.safetensors"), "").unwrap();
+        let missing = Network::read(&own, &env).err().unwrap().to_string();
+        assert!(
+            missing.contains("dinov2: no config.json or open_clip_config.json says which architecture"),
+            "{missing}"
+        );
+        let config = r#"{"model_type": "dinov2", "hidden_size": 384, "num_attention_heads": 6, "patch_size": 14}"#;
+        std::fs::write(own.join("config.json"), config).unwrap();
+        let missing = Network::read(&own, &env).err().unwrap().to_string();
+        assert!(missing.contains("no JSON file says how large its images are"), "{missing}");
+        let config = r#"{"crop_size": 224, "do_center_crop": true, "resample": 3, "size": {"shortest_edge": 256}}"#;
+        std::fs::write(own.join("preprocessor_config.json"), config).unwrap();
+        let network = Network::read(&own, &env).unwrap();
+        let sizes = Sizes { train: None, test: None, trained_on: 160, side: 32 };
+        let spec = spec("own", "Found.", &sizes, Some(&network));
+        let lines = "size = 224\ninterpolation = \"bicubic\"\ncrop = 0.875\n";
+        assert!(spec.contains(lines) && !spec.contains("size = 32"), "{spec}");
+        assert!(spec.contains("method = \"import\"") && spec.contains("path = \"dinov2\""), "{spec}");
+        toml::from_str::<toml::Table>(&spec).unwrap();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Parts of specs, and of sentences that describe the data.
 
-use hemlock_stage::{ErrorKind, StageError};
-use std::path::Path;
+use hemlock_stage::{Environment, ErrorKind, StageError};
+use std::path::{Path, PathBuf, absolute};
 
 /// Width of a comment in columns, without the `# `.
 const COLUMNS: usize = 118;
@@ -37,6 +37,16 @@ pub(crate) fn named(path: &Path) -> Result<String, StageError> {
     let named = path.to_str().map(str::to_owned);
     let message = || format!("{} is no text in UTF-8, as a spec has to be; rename it", path.display());
     named.ok_or_else(|| StageError::new(ErrorKind::Params, message()))
+}
+
+/// Returns the path as a spec writes it: relative to the folder of raw data, if the file is in there.
+pub(crate) fn seen_from_data(path: &Path, env: &Environment) -> Result<PathBuf, StageError> {
+    let whole = |path: &Path| {
+        absolute(path).map_err(|e| StageError::new(ErrorKind::Data, format!("cannot find {}: {e}", path.display())))
+    };
+    let path = whole(path)?;
+    let data = env.data.as_deref().map(whole).transpose()?;
+    Ok(data.and_then(|data| path.strip_prefix(data).ok()).map_or_else(|| path.clone(), Path::to_owned))
 }
 
 /// Returns, for example, "60 to 100 a class", or "60 a class".
@@ -97,5 +107,15 @@ mod tests {
             let table: toml::Table = format!("path = {}", quoted(text)).parse().unwrap();
             assert_eq!(table["path"].as_str(), Some(text));
         }
+    }
+
+    #[test]
+    fn paths_start_at_the_data_where_they_can() {
+        let seen = |path: &str| {
+            seen_from_data(Path::new(path), &Environment { data: Some("data".into()), ..Environment::default() })
+                .unwrap()
+        };
+        assert_eq!(seen("data/sub/own.npz"), Path::new("sub/own.npz"));
+        assert_eq!(seen("own.npz"), absolute("own.npz").unwrap());
     }
 }

@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::convnext::ConvNext;
 use crate::device::runs_on_rayon;
 use crate::extractor::{ExtractError, Extractor, ExtractorSpec};
 use crate::frozen::FoldedNetwork;
@@ -27,6 +28,7 @@ pub struct BackbonePrefix {
 #[derive(Clone, Debug)]
 enum Kernels {
     Vit(Box<Vit>),
+    ConvNext(Box<ConvNext>),
     Folded(Folded),
     Own(FoldedNetwork),
 }
@@ -37,22 +39,24 @@ impl BackbonePrefix {
     /// # Errors
     /// [`ExtractError::NoNetwork`] if the extractor is a child process.
     pub fn new(extractor: &Extractor) -> Result<Self, ExtractError> {
-        let kernels = match extractor.network()? {
-            Network::ResNet(net) => {
-                let mut folded = Folded::new(net);
-                folded.blocks.pop();
-                if runs_on_rayon(extractor.device()) {
-                    Kernels::Own(FoldedNetwork::new(&folded))
-                } else {
-                    Kernels::Folded(folded)
-                }
+        let without_last = |mut folded: Folded| {
+            folded.blocks.pop();
+            if runs_on_rayon(extractor.device()) {
+                Kernels::Own(FoldedNetwork::new(&folded, extractor.device()))
+            } else {
+                Kernels::Folded(folded)
             }
+        };
+        let kernels = match extractor.network()? {
+            Network::ResNet(net) => without_last(Folded::new(net)),
+            Network::ClipResNet(net) => without_last(Folded::of_clip(net)),
+            Network::ConvNext(net) => Kernels::ConvNext(Box::new(net.clone())),
             Network::Vit(net) => Kernels::Vit(Box::new(net.clone())),
         };
         Ok(Self { spec: extractor.spec()?.clone(), kernels, device: extractor.device().clone() })
     }
 
-    /// The input of the last block for images `[n, 3, h, w]` in `[0, 1]`: `[n, c, h, w]` of a residual network, or the
+    /// The input of the last block for images `[n, 3, h, w]` in `[0, 1]`: `[n, c, h, w]` of a convolutional network, or the
     /// tokens `[n, 1, tokens, width]` of a transformer. It is computed in tiles on the threads of the current rayon
     /// pool, whose number does not change the result.
     #[must_use]
@@ -67,6 +71,7 @@ impl BackbonePrefix {
                     Tensor::from_data(TensorData::new(values, shape), &self.device)
                 }
                 Kernels::Folded(net) => net.activations(self.images(pixels)),
+                Kernels::ConvNext(net) => net.before_last_block(self.images(pixels)),
                 Kernels::Vit(net) => net.before_last_block(self.images(pixels)),
             })
         });
@@ -100,17 +105,21 @@ mod tests {
             "resnet8-b-w4",
             "resnet18-w4",
             "resnet18-pool-w4",
+            "resnet18-pad2-w4",
             "resnet50-imagenet-w4",
             "resnet50-wide-w4",
             "vit-nano-p4-d2",
             "vit-nano-p4-d1",
+            "clip-resnet50-w2",
+            "convnext-atto-w4",
         ] {
-            let (arch, image_size) = (arch.parse().unwrap(), [8, 8]);
+            let side = if arch.starts_with("clip-resnet") || arch.starts_with("convnext") { 32 } else { 8 };
+            let (arch, image_size) = (arch.parse().unwrap(), [side; 2]);
             let spec = ExtractorSpec { arch, image_size, mean: [0.5, 0.4, 0.3], std: [0.2, 0.25, 0.3] };
             let net = Network::new(arch, image_size, &mut ChaCha8Rng::seed_from_u64(1), &device);
             let extractor = Extractor::new(spec, &net, &device);
-            let pixels: Vec<f32> =
-                (0..70 * 3 * 8 * 8).map(|i| ((i * 37 + i / 192 * 101) % 256) as f32 / 255.0).collect();
+            let one = 3 * side * side;
+            let pixels: Vec<f32> = (0..70 * one).map(|i| ((i * 37 + i / one * 101) % 256) as f32 / 255.0).collect();
             let activations = BackbonePrefix::new(&extractor).unwrap().activations(&pixels);
             assert_eq!(activations.dims()[0], 70);
             let found: Vec<f32> = extractor.network().unwrap().last_block(activations).into_data().iter().collect();

@@ -17,13 +17,18 @@ use crate::import::WeightsChoice;
 /// The largest difference that is allowed, as a share of the largest value.
 const TOLERANCE: f32 = 1e-4;
 
-/// `tests/data/families.py` writes the files of transformers, `tests/data/resnets.py` those of residual networks.
+/// `tests/data/families.py` writes the files of transformers, `tests/data/resnets.py` those of residual networks, and
+/// `tests/data/checkpoints.py` those of trainers.
 #[derive(Deserialize)]
 struct Family {
     name: String,
     families: String,
     arch: String,
     sizes: Vec<usize>,
+    /// The file of weights, if they are not beside the probes.
+    file: Option<String>,
+    /// The set of weights that is meant.
+    branch: Option<String>,
 }
 
 fn floats(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
@@ -43,9 +48,13 @@ fn differences(family: &Family, path: &Path, size: usize, device: &Device) -> Re
     let file = SafeTensors::deserialize(&bytes).map_err(|e| e.to_string())?;
     let arch = family.arch.parse().map_err(|e| format!("{e}"))?;
     let spec = ExtractorSpec { arch, image_size: [size; 2], mean: [0.0; 3], std: [1.0; 3] };
-    let ignore = ["probe.*".to_owned()];
-    let choice = WeightsChoice { ignore: &ignore, ..WeightsChoice::default() };
-    let extractor = Extractor::import(spec, path, choice, device).map_err(|e| format!("{e:?}"))?.extractor;
+    let probes = ["probe.*".to_owned()];
+    let (path, ignore) = match &family.file {
+        Some(name) => (path.with_file_name(name), &[][..]),
+        None => (path.to_owned(), &probes[..]),
+    };
+    let choice = WeightsChoice { ignore, branch: family.branch.as_deref(), ..WeightsChoice::default() };
+    let extractor = Extractor::import(spec, &path, choice, device).map_err(|e| format!("{e:?}"))?.extractor;
     let of = |what: &str| floats(&file, &format!("probe.{size}.{what}"));
     let images = file.tensor(&format!("probe.{size}.images")).map_err(|e| e.to_string())?;
     let pixels: Vec<f32> = images.data().iter().map(|p| f32::from(*p) / 255.0).collect();
@@ -59,7 +68,8 @@ fn differences(family: &Family, path: &Path, size: usize, device: &Device) -> Re
 
 #[test]
 fn features_and_image_gradients_are_those_of_the_library() {
-    let own = ["families", "resnets"].map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name));
+    let own = ["families", "resnets", "convnexts", "checkpoints"]
+        .map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name));
     let other = std::env::var_os("HEMLOCK_FAMILIES").map(PathBuf::from);
     let folders = other.as_ref().map_or(&own[..], std::slice::from_ref);
     let mut families: Vec<(&Path, Family)> = Vec::new();
@@ -85,5 +95,5 @@ fn features_and_image_gradients_are_those_of_the_library() {
     if let Some(folder) = &other {
         std::fs::write(folder.join("differences.md"), table).unwrap();
     }
-    assert!((other.is_some() || families.len() >= 27) && wrong.is_empty(), "{wrong:#?}");
+    assert!((other.is_some() || families.len() >= 45) && wrong.is_empty(), "{wrong:#?}");
 }

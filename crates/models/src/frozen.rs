@@ -2,12 +2,16 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
-use burn::tensor::{Device, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use hemlock_conv::{Accumulate, BlockedTensor, Conv, Epilogue, Geometry};
 
+use crate::clip_resnet::AttentionPool;
+use crate::convnext::{self, frozen::FrozenConvNext};
 use crate::network::Network;
 use crate::resnet::Folded;
+use crate::travel::{down, up};
 use crate::vit::frozen::{FrozenVit, Pass};
 
 /// Images that go through the layers together: few enough for their activations to stay in the cache.
@@ -18,6 +22,7 @@ const TOGETHER: usize = 4;
 pub(crate) enum FrozenNetwork {
     ResNet(FoldedNetwork, [usize; 2]),
     Vit(FrozenVit),
+    ConvNext(FrozenConvNext),
 }
 
 /// The forward cache of some images.
@@ -25,21 +30,24 @@ pub(crate) enum FrozenNetwork {
 pub(crate) enum Tapes {
     ResNet(Vec<Tape>),
     Vit(Vec<Pass>),
+    ConvNext(Vec<convnext::frozen::Pass>),
 }
 
 impl FrozenNetwork {
     /// Freezes `net` for images of `[height, width]`.
     pub(crate) fn new(net: &Network, size: [usize; 2], device: &Device) -> Self {
         match net {
-            Network::ResNet(net) => Self::ResNet(FoldedNetwork::new(&Folded::new(net)), size),
+            Network::ResNet(net) => Self::ResNet(FoldedNetwork::new(&Folded::new(net), device), size),
+            Network::ClipResNet(net) => Self::ResNet(FoldedNetwork::new(&Folded::of_clip(net), device), size),
             Network::Vit(net) => Self::Vit(FrozenVit::new(net, size, device)),
+            Network::ConvNext(net) => Self::ConvNext(FrozenConvNext::new(net, size)),
         }
     }
 
     /// How many images go through the layers together, if a larger tile would be of no use.
     pub(crate) fn together(&self) -> Option<usize> {
         match self {
-            Self::ResNet(..) => None,
+            Self::ResNet(..) | Self::ConvNext(_) => None,
             Self::Vit(net) => Some(net.together()),
         }
     }
@@ -49,6 +57,7 @@ impl FrozenNetwork {
         match self {
             Self::ResNet(net, size) => net.features(images, *size),
             Self::Vit(net) => net.features(images),
+            Self::ConvNext(net) => net.features(images),
         }
     }
 
@@ -63,6 +72,10 @@ impl FrozenNetwork {
                 let (features, passes) = net.forward_cached(images);
                 (features, Tapes::Vit(passes))
             }
+            Self::ConvNext(net) => {
+                let (features, passes) = net.forward_cached(images);
+                (features, Tapes::ConvNext(passes))
+            }
         }
     }
 
@@ -71,6 +84,7 @@ impl FrozenNetwork {
         match self {
             Self::ResNet(net, size) => net.cache_bytes(*size),
             Self::Vit(net) => net.cache_bytes(),
+            Self::ConvNext(net) => net.cache_bytes(),
         }
     }
 
@@ -80,6 +94,7 @@ impl FrozenNetwork {
         match (self, tapes) {
             (Self::ResNet(net, _), Tapes::ResNet(tapes)) => net.backward(tapes, grad_features),
             (Self::Vit(net), Tapes::Vit(passes)) => net.backward(passes, grad_features),
+            (Self::ConvNext(net), Tapes::ConvNext(passes)) => net.backward(passes, grad_features),
             _ => Vec::new(),
         }
     }
@@ -91,6 +106,7 @@ impl FrozenNetwork {
         match self {
             Self::ResNet(net, size) => net.vjp(images, *size, derivative),
             Self::Vit(net) => net.vjp(images, derivative),
+            Self::ConvNext(net) => net.vjp(images, derivative),
         }
     }
 }
@@ -98,10 +114,14 @@ impl FrozenNetwork {
 /// A frozen residual network, with its batch norms folded into the convolutions.
 #[derive(Debug, Clone)]
 pub(crate) struct FoldedNetwork {
-    stem: Layer,
+    /// The convolutions of the stem, each followed by a ReLU.
+    stem: Vec<Layer>,
     /// Whether max pooling follows the stem.
     pools: bool,
     blocks: Vec<FoldedBlock>,
+    /// What makes features of the last output, by burn's operations; `None` is the mean over the image.
+    attention: Option<AttentionPool>,
+    device: Device,
     /// Forward caches of finished passes, to be reused: fresh memory costs more than a convolution.
     tapes: Arc<Mutex<Vec<Tape>>>,
     derivatives: Arc<Mutex<Vec<Vec<BlockedTensor>>>>,
@@ -128,10 +148,12 @@ pub(crate) struct Tape {
     image: BlockedTensor,
     /// Outputs of the stem, of its pooling if there is one, and of every convolution of a path, all after their ReLU.
     outputs: Vec<BlockedTensor>,
+    /// The last output of each image and the features that attention makes of it, with burn's graph.
+    read: Vec<(Tensor<4>, Tensor<2>)>,
 }
 
 impl FoldedNetwork {
-    pub(crate) fn new(folded: &Folded) -> Self {
+    pub(crate) fn new(folded: &Folded, device: &Device) -> Self {
         let blocks = folded.blocks.iter().map(|block| FoldedBlock {
             path: block.path.iter().map(Layer::of).collect(),
             shortcut: match &block.downsample {
@@ -141,16 +163,22 @@ impl FoldedNetwork {
                 }
             },
         });
-        let blocks = blocks.collect();
-        let (stem, pools) = (Layer::of(&folded.conv1), folded.pools);
-        Self { stem, pools, blocks, tapes: Arc::default(), derivatives: Arc::default() }
+        Self {
+            stem: folded.stem.iter().map(Layer::of).collect(),
+            pools: folded.pools,
+            blocks: blocks.collect(),
+            attention: folded.attention.clone(),
+            device: device.clone().inner(),
+            tapes: Arc::default(),
+            derivatives: Arc::default(),
+        }
     }
 
     /// Features `[n, d]` of normalised images `[n, 3, height, width]`.
     pub(crate) fn features(&self, images: &[f32], size: [usize; 2]) -> Vec<f32> {
         let mut features = Vec::new();
-        self.visit(images, size, |tape, _| {
-            features.extend(tape.features());
+        self.visit(images, size, |mut tape, _| {
+            features.extend(self.read(&mut tape));
             self.keep(tape);
         });
         features
@@ -159,8 +187,8 @@ impl FoldedNetwork {
     /// Features `[n, d]`, and the tapes for [`backward`](Self::backward).
     pub(crate) fn forward_cached(&self, images: &[f32], size: [usize; 2]) -> (Vec<f32>, Vec<Tape>) {
         let (mut features, mut tapes) = (Vec::new(), Vec::new());
-        self.visit(images, size, |tape, _| {
-            features.extend(tape.features());
+        self.visit(images, size, |mut tape, _| {
+            features.extend(self.read(&mut tape));
             tapes.push(tape);
         });
         (features, tapes)
@@ -211,7 +239,7 @@ impl FoldedNetwork {
     ) -> Vec<f32> {
         let mut grad_pixels = Vec::with_capacity(images.len());
         self.visit(images, size, |mut tape, row| {
-            let grad_features = derivative(row, &tape.features());
+            let grad_features = derivative(row, &self.read(&mut tape));
             self.backward_tile(&mut tape, &grad_features, &mut grad_pixels);
             self.keep(tape);
         });
@@ -230,8 +258,48 @@ impl FoldedNetwork {
         }
     }
 
+    /// The features of a tape.
+    fn read(&self, tape: &mut Tape) -> Vec<f32> {
+        let Some(last) = tape.outputs.last() else { return Vec::new() };
+        let Some(attention) = &self.attention else { return last.means() };
+        let [n, c, h, w] = last.shape();
+        let mut values = vec![0.0; n * c * h * w];
+        last.store(&mut values);
+        // Image by image, as the sums of a batch depend on its length.
+        let read = values.chunks_exact(c * h * w).map(|image| {
+            let image = Tensor::<4>::from_inner(up(image.to_vec(), [1, c, h, w], &self.device)).require_grad();
+            let features = attention.forward(image.clone());
+            (image, features)
+        });
+        tape.read = read.collect();
+        tape.read.iter().flat_map(|(_, features)| down(features.clone().inner())).collect()
+    }
+
+    /// Writes the gradient with respect to the last output, before its ReLU, to `grad`, given the gradient with respect
+    /// to the features.
+    fn read_backward(&self, tape: &mut Tape, grad_features: &[f32], grad: &mut BlockedTensor) {
+        let Some(last) = tape.outputs.last() else { return };
+        if self.attention.is_none() {
+            return grad.means_derivative(grad_features, last);
+        }
+        let mut values = vec![0.0; last.shape().iter().product()];
+        last.store(&mut values);
+        let d = grad_features.len() / last.shape()[0].max(1);
+        let one = values.len() / last.shape()[0].max(1);
+        let images = values.chunks_exact_mut(one).zip(grad_features.chunks_exact(d));
+        for ((values, grad_features), (image, features)) in images.zip(tape.read.drain(..)) {
+            let grad_features = up(grad_features.to_vec(), features.dims(), &self.device);
+            let mut gradients = (features * Tensor::from_inner(grad_features)).sum().backward();
+            // burn registers no gradient if the features do not depend on the image; then it is zero.
+            let found = image.grad_remove(&mut gradients).map_or_else(|| vec![0.0; one], down);
+            values.iter_mut().zip(found).for_each(|(y, g)| *y = if *y > 0.0 { g } else { 0.0 });
+        }
+        grad.load(&values);
+    }
+
     /// Returns a tape to the pool, for a later pass.
-    fn keep(&self, tape: Tape) {
+    fn keep(&self, mut tape: Tape) {
+        tape.read.clear();
         locked(&self.tapes).push(tape);
     }
 
@@ -242,23 +310,25 @@ impl FoldedNetwork {
         }
         drop(pool);
         let tensor = |shape| BlockedTensor::new(shape, self.border());
-        Tape { image: tensor(shape), outputs: self.outputs(shape).into_iter().map(tensor).collect() }
+        Tape { image: tensor(shape), outputs: self.outputs(shape).into_iter().map(tensor).collect(), read: Vec::new() }
     }
 
     /// The widest border that a layer needs.
     fn border(&self) -> usize {
-        let all = self.blocks.iter().flat_map(|block| block.path.iter().chain(&block.shortcut)).chain([&self.stem]);
+        let all = self.blocks.iter().flat_map(|block| block.path.iter().chain(&block.shortcut)).chain(&self.stem);
         all.map(|layer| layer.forward.border().max(layer.backward.border())).max().unwrap_or(0)
     }
 
     /// Shapes of a tape's outputs, for images of the shape `images`.
     fn outputs(&self, images: [usize; 4]) -> Vec<[usize; 4]> {
-        let mut shapes = vec![self.stem.forward.geometry().output(images)];
-        let mut before = shapes[0];
+        let (mut shapes, mut before) = (Vec::new(), images);
         let mut put = |shape| {
             shapes.push(shape);
             shape
         };
+        for layer in &self.stem {
+            before = put(layer.forward.geometry().output(before));
+        }
         if self.pools {
             before = put(pooled(before));
         }
@@ -269,13 +339,16 @@ impl FoldedNetwork {
     }
 
     fn forward(&self, tape: &mut Tape) {
-        let Tape { image, outputs } = tape;
-        self.stem.forward.apply(image, Accumulate::Zero, Epilogue::Relu, &mut outputs[0]);
-        let mut at = 0;
+        let Tape { image, outputs, .. } = tape;
+        for (i, layer) in self.stem.iter().enumerate() {
+            let (before, after) = outputs.split_at_mut(i);
+            layer.forward.apply(before.last().unwrap_or(image), Accumulate::Zero, Epilogue::Relu, &mut after[0]);
+        }
+        let mut at = self.stem.len() - 1;
         if self.pools {
-            let (x, y) = outputs.split_at_mut(1);
+            let (x, y) = outputs[at..].split_at_mut(1);
             x[0].max_pool(&mut y[0]);
-            at = 1;
+            at += 1;
         }
         for block in &self.blocks {
             let (x, outputs) = outputs[at..].split_at_mut(1);
@@ -286,11 +359,11 @@ impl FoldedNetwork {
 
     /// Appends the gradient with respect to the images to `grad_pixels`. It is computed in the memory of `tape.image`.
     fn backward_tile(&self, tape: &mut Tape, grad_features: &[f32], grad_pixels: &mut Vec<f32>) {
-        let Tape { image, outputs } = tape;
         // Gradients with respect to the outputs of the convolutions, before their ReLU.
-        let mut derivatives = self.derivatives(outputs);
-        let mut at = outputs.len() - 1;
-        derivatives[at].means_derivative(grad_features, &outputs[at]);
+        let mut derivatives = self.derivatives(&tape.outputs);
+        let mut at = tape.outputs.len() - 1;
+        self.read_backward(tape, grad_features, &mut derivatives[at]);
+        let Tape { image, outputs, .. } = tape;
         for block in self.blocks.iter().rev() {
             let length = block.path.len();
             at -= length;
@@ -298,10 +371,17 @@ impl FoldedNetwork {
             block.backward(&outputs[at], &outputs[at + 1..][..length], &mut grad_x[0], &mut grad_outputs[..length]);
         }
         if self.pools {
-            let (grad_x, grad_y) = derivatives.split_at_mut(1);
-            outputs[0].max_pool_derivative(&grad_y[0], &mut grad_x[0]);
+            at -= 1;
+            let (grad_x, grad_y) = derivatives[at..].split_at_mut(1);
+            outputs[at].max_pool_derivative(&grad_y[0], &mut grad_x[0]);
         }
-        self.stem.backward.apply(&derivatives[0], Accumulate::Zero, Epilogue::Keep, image);
+        for (i, layer) in self.stem.iter().enumerate().rev() {
+            let (before, after) = derivatives.split_at_mut(i);
+            match before.last_mut() {
+                Some(x) => layer.backward.apply(&after[0], Accumulate::Zero, Epilogue::Mask(&outputs[i - 1]), x),
+                None => layer.backward.apply(&after[0], Accumulate::Zero, Epilogue::Keep, image),
+            }
+        }
         locked(&self.derivatives).push(derivatives);
         let from = grad_pixels.len();
         grad_pixels.resize(from + image.shape().iter().product::<usize>(), 0.0);
@@ -374,12 +454,6 @@ pub(crate) fn pooled([images, channels, height, width]: [usize; 4]) -> [usize; 4
     [images, channels, height.div_ceil(2), width.div_ceil(2)]
 }
 
-impl Tape {
-    fn features(&self) -> Vec<f32> {
-        self.outputs.last().map_or_else(Vec::new, BlockedTensor::means)
-    }
-}
-
 impl Layer {
     fn new(geometry: Geometry, weights: &[f32], bias: &[f32]) -> Self {
         Self { forward: Conv::new(geometry, weights, bias), backward: Conv::transposed(geometry, weights) }
@@ -392,10 +466,11 @@ impl Layer {
     }
 }
 
-/// The geometry of a square convolution, whose padding keeps the image size if the stride is 1.
+/// The geometry of a square convolution with the same padding at all sides.
 pub(crate) fn geometry(conv: &Conv2d) -> Geometry {
     let [outputs, inputs, kernel, _] = conv.weight.dims();
-    Geometry { inputs, outputs, kernel, stride: conv.stride[0], padding: kernel / 2 }
+    let padding = if let PaddingConfig2d::Explicit(padding, ..) = conv.padding { padding } else { 0 };
+    Geometry { inputs, outputs, kernel, stride: conv.stride[0], padding }
 }
 
 /// The option A shortcut from `inputs` to `outputs` channels, as a convolution and its weights: it takes every second

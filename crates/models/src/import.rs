@@ -1,4 +1,4 @@
-//! Extractors from files of other tools: PyTorch checkpoints and safetensors files.
+//! Extractors from files of other tools: PyTorch checkpoints, TorchScript archives and safetensors files.
 //!
 //! A checkpoint wraps a network in many ways: below `state_dict`, as `module.` of a parallel model, as `encoder_q.` of
 //! a contrastive one, together with optimisers, projectors and a second encoder. Wrappers with known names are found
@@ -6,12 +6,15 @@
 //!
 //! Names and shapes do not show what a network computes: [`said`] reads what else the file says about it.
 
+mod convnext;
 mod kind;
 mod layout;
 mod network;
 mod positions;
 pub mod repository;
+mod residual;
 pub mod said;
+mod script;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -29,6 +32,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
+use crate::clip_resnet;
 use crate::device::quietly;
 use crate::extractor::{Extractor, ExtractorSpec};
 use crate::network::{Arch, Network};
@@ -187,10 +191,19 @@ impl Extractor {
         let net = Network::new(spec.arch, spec.image_size, &mut Purpose::Placeholder.of(0), device);
         let expected = Weights::collect(&net);
         network::known_to(&file.tensors, choice).map_err(|e| e.of(path, spec.arch))?;
-        if let Arch::Vit(arch) = spec.arch {
-            let grid = spec.image_size.map(|side| side / arch.patch());
-            file.tensors = layout::translate(std::mem::take(&mut file.tensors), &expected, arch, grid, choice);
-        }
+        let tensors = std::mem::take(&mut file.tensors);
+        file.tensors = match spec.arch {
+            Arch::ResNet(_) => residual::translate(tensors),
+            Arch::ClipResNet(_) => {
+                let grid = spec.image_size.map(|side| side / clip_resnet::STRIDE);
+                residual::translate_clip(tensors, &expected, grid, choice)
+            }
+            Arch::ConvNext(_) => convnext::translate(tensors, &expected),
+            Arch::Vit(arch) => {
+                let grid = spec.image_size.map(|side| side / arch.patch());
+                layout::translate(tensors, &expected, arch, grid, choice)
+            }
+        };
         let found = network::find(&file.tensors, &expected, choice).map_err(|e| e.of(path, spec.arch))?;
         let prefix = found.prefix.to_owned();
         let aside = found.outside(&file.tensors);
@@ -266,6 +279,7 @@ fn open_one(path: &Path) -> Result<Opened, ImportError> {
     let kind = kind::of(path)?;
     let tensors = guarded(path, kind, || match kind {
         Kind::Safetensors => safetensors(path),
+        Kind::TorchScript => script::tensors(path),
         Kind::PyTorch => {
             // With renumbering, the second block of a layer without a first one would pass for the first.
             let mut store = PytorchStore::from_file(path).map_indices_contiguous(false);
@@ -332,6 +346,7 @@ impl Opened {
                 pickled(path).map(|value| said::of_pickle(path, &value, &self.tensors)).unwrap_or_default()
             }
             Kind::Safetensors => said::of_metadata(path),
+            Kind::TorchScript => Vec::new(),
         }
     }
 }
@@ -367,6 +382,7 @@ fn words(kind: Kind) -> &'static str {
     match kind {
         Kind::Safetensors => "safetensors file",
         Kind::PyTorch => FILE,
+        Kind::TorchScript => "TorchScript archive",
     }
 }
 

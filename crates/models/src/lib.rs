@@ -3,6 +3,8 @@
 //! - [`device`]: which burn backends are compiled in, and opening one without a panic.
 //! - [`network`]: any of the networks, by the name of its architecture.
 //! - [`resnet`]: CIFAR ResNets and ResNet-18/34/50, with the parameter names of PyTorch.
+//! - [`clip_resnet`]: the ResNets of CLIP, with the parameter names of OpenAI.
+//! - [`convnext`]: ConvNeXt, with the parameter names of timm.
 //! - [`vit`]: small vision transformers, with the parameter names of timm.
 //! - [`weights`]: named tensors of a module, and their safetensors bytes.
 //! - [`extractor`]: a frozen network with its input normalisation: images in, features out.
@@ -11,10 +13,13 @@
 //! - [`tiles`]: work split into fixed tiles, so that results don't depend on the thread count.
 
 mod backbone_prefix;
+pub mod clip_resnet;
+pub mod convnext;
 pub mod device;
 pub mod extractor;
 mod frozen;
 pub mod import;
+mod linear;
 pub mod network;
 pub mod resnet;
 mod stage;

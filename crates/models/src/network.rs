@@ -12,6 +12,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::clip_resnet::{self, ClipResNet, ClipResNetArch, ClipResNetArchError};
+use crate::convnext::{self, ConvNext, ConvNextArch, ConvNextArchError};
 use crate::resnet::{ResNet, ResNetArch, ResNetArchError};
 use crate::vit::{Vit, VitArch, VitArchError};
 
@@ -24,6 +26,10 @@ use crate::vit::{Vit, VitArch, VitArchError};
 pub enum Arch {
     /// A residual network.
     ResNet(ResNetArch),
+    /// A residual network of CLIP.
+    ClipResNet(ClipResNetArch),
+    /// A ConvNeXt.
+    ConvNext(ConvNextArch),
     /// A vision transformer.
     Vit(VitArch),
 }
@@ -42,7 +48,8 @@ pub enum ArchError {
     /// No family has such a name.
     #[error(
         "unknown architecture `{0}`: expected a residual network such as `resnet20`, `resnet18` or \
-         `resnet50-imagenet`, or a vision transformer such as `vit-tiny-p4` or `dinov2-small-p14` (docs/pretraining.md)"
+         `resnet50-imagenet`, a `convnext-tiny`, or a vision transformer such as `vit-tiny-p4` or `dinov2-small-p14` \
+         (docs/pretraining.md)"
     )]
     Unknown(String),
     /// The name is like that of a residual network.
@@ -52,6 +59,22 @@ pub enum ArchError {
         name: String,
         /// What is wrong with it.
         source: ResNetArchError,
+    },
+    /// The name is like that of a residual network of CLIP.
+    #[error("unknown architecture `{name}`: {source} (docs/pretraining.md)")]
+    ClipResNet {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        source: ClipResNetArchError,
+    },
+    /// The name is like that of a ConvNeXt.
+    #[error("unknown architecture `{name}`: {source} (docs/pretraining.md)")]
+    ConvNext {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        source: ConvNextArchError,
     },
     /// The name is like that of a transformer.
     #[error("unknown architecture `{name}`: {source}")]
@@ -81,6 +104,8 @@ impl Arch {
     pub fn feature_dim(self) -> usize {
         match self {
             Self::ResNet(arch) => arch.feature_dim(),
+            Self::ClipResNet(arch) => arch.feature_dim(),
+            Self::ConvNext(arch) => arch.feature_dim(),
             Self::Vit(arch) => arch.feature_dim(),
         }
     }
@@ -91,6 +116,8 @@ impl Arch {
     pub fn held(self, size: [usize; 2]) -> f64 {
         match self {
             Self::ResNet(arch) => arch.held(size),
+            Self::ClipResNet(arch) => arch.held(size),
+            Self::ConvNext(arch) => arch.held(size),
             Self::Vit(arch) => arch.held(size),
         }
     }
@@ -101,6 +128,8 @@ impl Arch {
     pub fn kept(self, size: [usize; 2]) -> f64 {
         match self {
             Self::ResNet(arch) => arch.kept(size),
+            Self::ClipResNet(arch) => arch.kept(size),
+            Self::ConvNext(arch) => arch.kept(size),
             Self::Vit(arch) => arch.kept(size),
         }
     }
@@ -108,14 +137,17 @@ impl Arch {
     /// Checks that the architecture can process images of `[height, width]`.
     ///
     /// # Errors
-    /// For a transformer, if a side is zero or not a multiple of the patch.
+    /// If a side is zero or not a multiple of a transformer's patch, or of 32 for a residual network of CLIP
+    /// or a ConvNeXt.
     pub fn check_size(self, size: [usize; 2]) -> Result<(), ImageSizeError> {
-        match self {
-            Self::Vit(vit) if size.into_iter().any(|side| side == 0 || !side.is_multiple_of(vit.patch())) => {
-                Err(ImageSizeError { arch: self, size, patch: vit.patch() })
-            }
-            Self::Vit(_) | Self::ResNet(_) => Ok(()),
-        }
+        let patch = match self {
+            Self::Vit(vit) => vit.patch(),
+            Self::ClipResNet(_) => clip_resnet::STRIDE,
+            Self::ConvNext(_) => convnext::STRIDE,
+            Self::ResNet(_) => return Ok(()),
+        };
+        let fits = size.into_iter().all(|side| side > 0 && side.is_multiple_of(patch));
+        if fits { Ok(()) } else { Err(ImageSizeError { arch: self, size, patch }) }
     }
 }
 
@@ -130,6 +162,14 @@ impl FromStr for Arch {
     type Err = ArchError;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
+        if ClipResNetArch::is_named(s) {
+            let named = s.parse().map(Self::ClipResNet);
+            return named.map_err(|source| ArchError::ClipResNet { name: s.to_owned(), source });
+        }
+        if ConvNextArch::is_named(s) {
+            let named = s.parse().map(Self::ConvNext);
+            return named.map_err(|source| ArchError::ConvNext { name: s.to_owned(), source });
+        }
         if VitArch::is_named(s) {
             return s.parse().map(Self::Vit).map_err(|source| ArchError::Vit { name: s.to_owned(), source });
         }
@@ -144,6 +184,8 @@ impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ResNet(arch) => arch.fmt(f),
+            Self::ClipResNet(arch) => arch.fmt(f),
+            Self::ConvNext(arch) => arch.fmt(f),
             Self::Vit(arch) => arch.fmt(f),
         }
     }
@@ -198,6 +240,10 @@ impl From<Arch> for String {
 pub enum Network {
     /// A residual network.
     ResNet(ResNet),
+    /// A residual network of CLIP.
+    ClipResNet(ClipResNet),
+    /// A ConvNeXt.
+    ConvNext(ConvNext),
     /// A vision transformer.
     Vit(Vit),
 }
@@ -208,6 +254,8 @@ impl Network {
     pub fn new(arch: Arch, size: [usize; 2], rng: &mut ChaCha8Rng, device: &Device) -> Self {
         match arch {
             Arch::ResNet(arch) => Self::ResNet(ResNet::new(arch, rng, device)),
+            Arch::ClipResNet(arch) => Self::ClipResNet(ClipResNet::new(arch, size, rng, device)),
+            Arch::ConvNext(arch) => Self::ConvNext(ConvNext::new(arch, rng, device)),
             Arch::Vit(arch) => Self::Vit(Vit::new(arch, size, rng, device)),
         }
     }
@@ -218,6 +266,8 @@ impl Network {
     pub fn last_block(&self, activations: Tensor<4>) -> Tensor<2> {
         match self {
             Self::ResNet(net) => net.last_block(activations),
+            Self::ClipResNet(net) => net.last_block(activations),
+            Self::ConvNext(net) => net.last_block(activations),
             Self::Vit(net) => net.last_block(activations),
         }
     }
@@ -227,6 +277,8 @@ impl Network {
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
         match self {
             Self::ResNet(net) => net.forward(images),
+            Self::ClipResNet(net) => net.forward(images),
+            Self::ConvNext(net) => net.forward(images),
             Self::Vit(net) => net.forward(images),
         }
     }

@@ -327,7 +327,7 @@ impl Attention {
 }
 
 /// Scaled dot-product attention of queries `[n, heads, q, head]` over keys and values `[n, heads, tokens, head]`.
-fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<4> {
+pub(crate) fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<4> {
     let head = queries.dims()[3];
     softmax(queries.matmul(keys.transpose()) / (head as f32).sqrt(), 3).matmul(values)
 }

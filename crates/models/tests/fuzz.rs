@@ -12,6 +12,9 @@ use hemlock_models::{Extractor, ExtractorSpec, WeightsChoice};
 /// Written by the script of the same name in that folder.
 const MOCO: &[u8] = include_bytes!("data/moco_resnet8_w4.pth");
 
+/// Written by `torchscript.py`.
+const SCRIPT: &[u8] = include_bytes!("data/torchscript_clip.pt");
+
 /// Markers of the formats of weights.
 const WORDS: [&str; 9] = [
     "state_dict",
@@ -47,7 +50,7 @@ fn safetensors(folder: &Path) -> Vec<u8> {
 fn fuzz_weights() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("variant");
-    Corpus::new([MOCO.to_vec(), safetensors(folder.path())]).words(WORDS).fuzz(|bytes| {
+    Corpus::new([MOCO.to_vec(), SCRIPT.to_vec(), safetensors(folder.path())]).words(WORDS).fuzz(|bytes| {
         fs::write(&path, bytes).unwrap();
         import(&path)
     });

@@ -248,14 +248,11 @@ pub fn import(config: &ImportConfig, ctx: &Context, device: &Device) -> Result<P
             None
         }
     };
-    if let Some(resize) = resizing.resize {
-        let interpolation = resizing.interpolation.unwrap_or("its library's");
-        let how = if resizing.square { "both sides" } else { "the shorter side, and a crop" };
+    if resizing != Resizing::default() {
+        let lines = resizing.dataset(spec.image_size[0]).join(", ");
         tracing::info!(
-            "{}: the network was trained on images of {} pixels, resized to {resize} ({how}) by {interpolation} \
-             interpolation; [dataset] decides how yours are",
-            path.display(),
-            spec.image_size[0]
+            "{}: the network expects images as these lines of [dataset.downstream] make them: {lines}",
+            path.display()
         );
     }
     let weights = extractor.to_safetensors().map_err(|e| StageError::new(ErrorKind::Internal, e))?;

@@ -47,7 +47,7 @@ impl Size {
     }
 
     fn net(&self) -> String {
-        self.arch.replace("resnet", "ResNet-").replace("vit", "ViT")
+        self.arch.replace("clip-resnet", "CLIP's ResNet-").replace("resnet", "ResNet-").replace("vit", "ViT")
     }
 
     /// Number of operations of `passes` passes of one image. A forward pass counts as one, and so do a backward pass to

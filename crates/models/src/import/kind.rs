@@ -14,6 +14,8 @@ use super::{FILE, ImportError};
 pub(super) enum Kind {
     /// A file that `torch.save` writes or once wrote: a zip archive, a tar archive, or a sequence of pickles.
     PyTorch,
+    /// An archive that `torch.jit.save` writes.
+    TorchScript,
     Safetensors,
 }
 
@@ -105,16 +107,19 @@ fn archive(path: &Path) -> Result<Kind, ImportError> {
     let Ok(mut archive) = ZipArchive::new(BufReader::new(file)) else { return Ok(Kind::PyTorch) };
     let names: Vec<String> = archive.file_names().filter_map(|name| Some(name.ok()?.into_owned())).collect();
     let named = |name: &str| names.iter().any(|there| there == name || there.ends_with(&format!("/{name}")));
-    let (what, remedy) = if named("data.pkl") && (named("constants.pkl") || names.iter().any(|n| n.contains("/code/")))
-    {
-        let remedy = "in PyTorch: `torch.save(torch.jit.load(FILE).state_dict(), \"weights.pth\")`";
-        ("a TorchScript program".to_owned(), remedy)
+    let script = named("constants.pkl") || names.iter().any(|name| name.contains("/code/"));
+    let (what, remedy) = if named("data.pkl") && script && frozen(&mut archive, &names) {
+        let remedy = "save it as it was before `torch.jit.freeze`, or its `state_dict()` by `torch.save`";
+        ("a frozen TorchScript program, whose weights have lost their names".to_owned(), remedy)
     } else if named("data.pkl") {
         if !has_lazy_views(&mut archive, &names) {
-            return Ok(Kind::PyTorch);
+            return Ok(if script { Kind::TorchScript } else { Kind::PyTorch });
         }
         let remedy = "in PyTorch: `torch.save({k: v.resolve_neg().resolve_conj() for k, v in weights.items()}, \"weights.pth\")`";
         ("a checkpoint with tensors that are stored as the negative or conjugate of their values".to_owned(), remedy)
+    } else if named("model.json") && names.iter().any(|name| name.contains("/tensors/")) {
+        let remedy = "in PyTorch: `torch.save(torch.jit.load(FILE).state_dict(), \"weights.pth\")`";
+        ("a TorchScript program of a version of PyTorch before 1.4".to_owned(), remedy)
     } else if named("model.weights.h5") {
         ("a model of Keras".to_owned(), CONVERT)
     } else if names.iter().any(|name| name.ends_with(".npy")) {
@@ -129,14 +134,27 @@ fn archive(path: &Path) -> Result<Kind, ImportError> {
     Err(ImportError::Other { path: path.to_owned(), what, remedy: remedy.to_owned() })
 }
 
+/// Whether a TorchScript program has its tensors among the constants of its code, where they have no names.
+fn frozen(archive: &mut ZipArchive<BufReader<File>>, names: &[String]) -> bool {
+    let pickle = pickle(archive, names);
+    let tensors = b"_rebuild_tensor";
+    names.iter().any(|name| name.contains("/constants/")) && !pickle.windows(tensors.len()).any(|at| at == tensors)
+}
+
+/// The pickle of an archive, or its beginning; empty if it cannot be read.
+fn pickle(archive: &mut ZipArchive<BufReader<File>>, names: &[String]) -> Vec<u8> {
+    const LONGEST: u64 = 256 << 20;
+    let mut pickle = Vec::new();
+    let name = names.iter().find(|name| *name == "data.pkl" || name.ends_with("/data.pkl"));
+    let read = name.map(|name| archive.by_name(name).map(|entry| entry.take(LONGEST).read_to_end(&mut pickle)));
+    if matches!(read, Some(Ok(Ok(_)))) { pickle } else { Vec::new() }
+}
+
 /// Whether the pickle of an archive marks a tensor as a negative or conjugate view, which the reader of checkpoints
 /// ignores. The mark is a dictionary key (`neg` or `conj`), which the pickle may memoise, followed by the value true.
 fn has_lazy_views(archive: &mut ZipArchive<BufReader<File>>, names: &[String]) -> bool {
-    const LONGEST: u64 = 256 << 20;
     const TRUE: u8 = 0x88;
-    let Some(name) = names.iter().find(|name| *name == "data.pkl" || name.ends_with("/data.pkl")) else { return false };
-    let mut pickle = Vec::new();
-    let read = archive.by_name(name).map(|entry| entry.take(LONGEST).read_to_end(&mut pickle));
+    let pickle = pickle(archive, names);
     let marks = |key: &[u8]| {
         let ends = pickle.windows(key.len()).enumerate().filter(|(_, at)| *at == key).map(|(at, _)| at + key.len());
         ends.into_iter().any(|end| {
@@ -149,7 +167,7 @@ fn has_lazy_views(archive: &mut ZipArchive<BufReader<File>>, names: &[String]) -
             pickle.get(end + numbered) == Some(&TRUE)
         })
     };
-    read.is_ok_and(|read| read.is_ok()) && (marks(b"X\x03\0\0\0neg") || marks(b"X\x04\0\0\0conj"))
+    marks(b"X\x03\0\0\0neg") || marks(b"X\x04\0\0\0conj")
 }
 
 pub(crate) fn short(text: &str) -> String {

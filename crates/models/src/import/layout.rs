@@ -377,7 +377,7 @@ fn length(tensor: &StoredTensor) -> usize {
 }
 
 /// A tensor of f32 that is made when it is read.
-fn made(
+pub(super) fn made(
     name: &str,
     shape: Vec<usize>,
     values: impl Fn() -> Result<Vec<f32>, String> + Send + Sync + 'static,
@@ -423,7 +423,7 @@ fn product(of: &StoredTensor, factor: StoredTensor) -> StoredTensor {
 }
 
 /// The tensor in another shape, if only axes of length 1 are too many or missing.
-fn reshaped(of: &StoredTensor, shape: &[usize]) -> Option<StoredTensor> {
+pub(super) fn reshaped(of: &StoredTensor, shape: &[usize]) -> Option<StoredTensor> {
     let long = |shape: &[usize]| shape.iter().copied().filter(|axis| *axis != 1).collect::<Vec<_>>();
     if of.shape[..] == *shape || long(&of.shape) != long(shape) {
         return None;

@@ -10,7 +10,7 @@ use crate::network::Arch;
 use crate::weights::{Weights, WeightsError};
 
 /// Names of dictionary keys and modules that wrap a whole network.
-pub(super) const WRAPPERS: [&str; 20] = [
+pub(super) const WRAPPERS: [&str; 22] = [
     "state_dict",
     "model_state_dict",
     "model",
@@ -22,7 +22,9 @@ pub(super) const WRAPPERS: [&str; 20] = [
     "encoder",
     "encoder_q",
     "base_encoder",
-    // Vision transformers of transformers and OpenCLIP.
+    // Networks of transformers and OpenCLIP.
+    "convnext",
+    "convnextv2",
     "vit",
     "dinov2",
     "dinov2_with_registers",
@@ -36,7 +38,7 @@ pub(super) const WRAPPERS: [&str; 20] = [
 
 /// More such names, of weights that usually come with others, such as an average. If a file has several sets, none of
 /// these is taken unless a [`WeightsChoice`] names it.
-pub(super) const BESIDE: [&str; 14] = [
+pub(super) const BESIDE: [&str; 21] = [
     "state_dict_ema",
     "ema_state_dict",
     "model_ema",
@@ -51,10 +53,27 @@ pub(super) const BESIDE: [&str; 14] = [
     "target_encoder",
     "encoder_k",
     "momentum_encoder",
+    // solo-learn and lightly.
+    "momentum_backbone",
+    "backbone_momentum",
+    "query_backbone",
+    "student_backbone",
+    "teacher_backbone",
+    "prediction_backbone",
+    "target_backbone",
 ];
 
-/// Pairs of encoders, of MoCo and of MoCo v3: the authors' own evaluations take the first and drop the second.
-const TRAINED: [(&str, &str); 2] = [("encoder_q", "encoder_k"), ("base_encoder", "momentum_encoder")];
+/// Pairs of encoders, of MoCo, MoCo v3, solo-learn and lightly: the authors' own evaluations take the first and drop
+/// the second.
+const TRAINED: [(&str, &str); 7] = [
+    ("encoder_q", "encoder_k"),
+    ("base_encoder", "momentum_encoder"),
+    ("encoder", "momentum_encoder"),
+    ("backbone", "momentum_backbone"),
+    ("backbone", "backbone_momentum"),
+    ("backbone", "query_backbone"),
+    ("backbone", "student_backbone"),
+];
 
 /// Modules on top of a network that are no part of an extractor.
 pub(super) const HEADS: [&str; 10] = [

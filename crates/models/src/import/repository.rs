@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::{ImportError, short};
+use crate::clip_resnet::ClipResNetArch;
+use crate::convnext::ConvNextArch;
 use crate::network::Arch;
 
 /// Names of the files of weights, in the order in which they are looked for.
@@ -55,6 +57,29 @@ pub struct Resizing {
 #[must_use]
 pub fn config_paths(folder: &Path) -> Vec<PathBuf> {
     CONFIGS.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect()
+}
+
+impl Resizing {
+    /// The lines of a table of `[dataset]` that prepare pictures as the network expects them, of `size` pixels. What is
+    /// not known, or is the default there, has no line.
+    #[must_use]
+    pub fn dataset(&self, size: usize) -> Vec<String> {
+        let mut lines = vec![format!("size = {size}")];
+        if self.square {
+            lines.push("resize = \"square\"".to_owned());
+        }
+        lines.extend(self.interpolation.filter(|by| *by != "bilinear").map(|by| format!("interpolation = \"{by}\"")));
+        if let Some(resized) = self.resize.filter(|resized| *resized > size) {
+            // The shortest share of which the resized side follows, which is rounded down.
+            let shares = (2..9).map(|digits| format!("{:.digits$}", size as f64 / resized as f64));
+            let follows =
+                |share: &String| share.parse().is_ok_and(|share: f64| (size as f64 / share) as usize == resized);
+            lines.extend(
+                shares.into_iter().find(follows).map(|share| format!("crop = {}", share.trim_end_matches('0'))),
+            );
+        }
+        lines
+    }
 }
 
 impl Repository {
@@ -171,8 +196,30 @@ fn parsed(words: &[String]) -> Result<Arch, Option<String>> {
     words.join(" ").parse().map_err(|e: crate::network::ArchError| Some(e.to_string()))
 }
 
+/// A ConvNeXt of transformers.
+fn convnext(table: &Value, second: bool) -> Result<Arch, Option<String>> {
+    let numbers = |field: &str, usual: [u64; 4]| match at(table, field).and_then(Value::as_array) {
+        Some(values) => values.iter().filter_map(Value::as_u64).collect(),
+        None => usual.to_vec(),
+    };
+    let (depths, widths) = (numbers("depths", [3, 3, 9, 3]), numbers("hidden_sizes", [96, 192, 384, 768]));
+    let first = widths.first().copied().unwrap_or_default();
+    let known = widths.iter().copied().eq([1, 2, 4, 8].map(|factor| factor * first));
+    let preset = ConvNextArch::of_depths(&depths, first, second).filter(|_| known);
+    let preset = preset.ok_or_else(|| Some(format!("`depths` are {depths:?} and `hidden_sizes` {widths:?}")))?;
+    let plain = at(table, "hidden_act").and_then(Value::as_str).is_none_or(|act| act == "gelu");
+    if !plain || at(table, "patch_size").and_then(Value::as_u64).is_some_and(|patch| patch != 4) {
+        return Err(Some("`hidden_act` is not `gelu`, or `patch_size` is not 4".to_owned()));
+    }
+    let epsilon = at(table, "layer_norm_eps").and_then(Value::as_f64).unwrap_or(1e-12);
+    parsed(&[format!("{preset} norm_eps={epsilon:e}")])
+}
+
 /// The fields of a table of transformers.
 fn by_transformers(kind: &str, table: &Value) -> Result<Arch, Option<String>> {
+    if let "convnext" | "convnextv2" = kind {
+        return convnext(table, kind == "convnextv2");
+    }
     let vision = at(table, "vision_config").unwrap_or(table);
     let number = |field: &str, usual: u64| at(vision, field).and_then(Value::as_u64).unwrap_or(usual);
     let is = |field: &str, usual: bool| at(vision, field).and_then(Value::as_bool).unwrap_or(usual);
@@ -185,7 +232,7 @@ fn by_transformers(kind: &str, table: &Value) -> Result<Arch, Option<String>> {
         "clip" => ("clip-base", 32, 1e-5, "quick_gelu"),
         "siglip" | "siglip2" => ("siglip-base", 16, 1e-6, "gelu_pytorch_tanh"),
         other => {
-            let known = "vit, deit, dinov2, dinov2_with_registers, dinov3_vit, clip, siglip";
+            let known = "vit, deit, dinov2, dinov2_with_registers, dinov3_vit, clip, siglip, convnext, convnextv2";
             return Err(Some(format!("`model_type` is `{}`; known are {known}", short(other))));
         }
     };
@@ -237,6 +284,13 @@ fn by_open_clip(model: &Value) -> Result<Arch, Option<String>> {
         return by_timm(name, vision).ok_or_else(|| Some(format!("`timm_model_name` is `{}`", short(name))));
     }
     let number = |table: &Value, field: &str| at(table, field).and_then(Value::as_u64);
+    if let Some(layers) = at(vision, "layers").and_then(Value::as_array) {
+        let layers: Vec<u64> = layers.iter().filter_map(Value::as_u64).collect();
+        let preset = ClipResNetArch::of_layers(&layers);
+        let preset = preset.ok_or_else(|| Some(format!("`layers` is {layers:?}, of no known residual network")))?;
+        let (width, to) = (number(vision, "width").unwrap_or(64), number(model, "embed_dim").unwrap_or(1024));
+        return parsed(&[format!("{preset}-w{width} projection={to}")]);
+    }
     let (Some(width), Some(depth), Some(patch)) =
         (number(vision, "width"), number(vision, "layers"), number(vision, "patch_size"))
     else {
@@ -255,6 +309,11 @@ fn by_open_clip(model: &Value) -> Result<Arch, Option<String>> {
 /// An architecture by timm's name for it, and timm's arguments for it.
 fn by_timm(name: &str, table: &Value) -> Option<Arch> {
     let name = name.split('.').next()?;
+    if let Some(preset) = name.strip_suffix("_clip").filter(|name| name.starts_with("resnet")) {
+        let classes = at(table, "num_classes").and_then(Value::as_u64);
+        let projection = classes.map_or(String::new(), |classes| format!(" projection={classes}"));
+        return format!("clip-{preset}{projection}").parse().ok();
+    }
     if let Some(rest) = name.strip_prefix("resnet") {
         return ["18", "34", "50", "101", "152"]
             .contains(&rest)
@@ -411,6 +470,46 @@ mod tests {
             ),
             (
                 &[(
+                    "config.json",
+                    r#"{"model_type": "convnextv2", "depths": [2, 2, 6, 2], "hidden_sizes": [40, 80, 160, 320],
+                    "layer_norm_eps": 1e-12, "patch_size": 4, "image_size": 224, "hidden_act": "gelu"}"#,
+                )],
+                "convnextv2-atto norm_eps=1e-12",
+                (224, None, false),
+                None,
+            ),
+            (
+                &[(
+                    "config.json",
+                    r#"{"architecture": "convnext_small.fb_in22k", "num_classes": 0, "global_pool": "avg",
+                    "pretrained_cfg": {"input_size": [3, 224, 224], "crop_pct": 0.875, "interpolation": "bicubic"}}"#,
+                )],
+                "convnext-small",
+                (224, Some(256), false),
+                Some("bicubic"),
+            ),
+            (
+                &[(
+                    "config.json",
+                    r#"{"architecture": "resnet101_clip", "num_classes": 512, "pretrained_cfg": {
+                    "input_size": [3, 224, 224], "interpolation": "bicubic"}}"#,
+                )],
+                "clip-resnet101",
+                (224, None, false),
+                Some("bicubic"),
+            ),
+            (
+                &[(
+                    "open_clip_config.json",
+                    r#"{"model_cfg": {"embed_dim": 640, "vision_cfg": {"image_size": 288,
+                    "layers": [4, 6, 10, 6], "width": 80, "patch_size": null}}}"#,
+                )],
+                "clip-resnet50x4",
+                (288, None, false),
+                None,
+            ),
+            (
+                &[(
                     "open_clip_config.json",
                     r#"{"model_cfg": {"embed_dim": 512, "vision_cfg": {"image_size": 224,
                     "layers": 12, "width": 768, "patch_size": 16}}, "preprocess_cfg": {"mean": [0.48, 0.45, 0.4],
@@ -427,6 +526,22 @@ mod tests {
             let Resizing { resize, square, interpolation: by } = found.resizing;
             assert_eq!((found.image_size, resize, square, by), (Some(size.0), size.1, size.2, interpolation), "{arch}");
         }
+    }
+
+    #[test]
+    fn resizing_is_written_as_a_dataset_has_it() {
+        let lines = |resize, square, interpolation, size| Resizing { resize, square, interpolation }.dataset(size);
+        assert_eq!(
+            lines(Some(256), false, Some("bicubic"), 224),
+            ["size = 224", "interpolation = \"bicubic\"", "crop = 0.875"]
+        );
+        assert_eq!(lines(Some(248), false, Some("bilinear"), 224), ["size = 224", "crop = 0.9"]);
+        assert_eq!(lines(Some(235), false, None, 224), ["size = 224", "crop = 0.95"]);
+        assert_eq!(lines(Some(518), false, None, 518), ["size = 518"]);
+        assert_eq!(
+            lines(Some(224), true, Some("lanczos"), 224)[1..],
+            ["resize = \"square\"", "interpolation = \"lanczos\""]
+        );
     }
 
     #[test]

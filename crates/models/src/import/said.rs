@@ -261,7 +261,7 @@ fn ours(about: About, value: &Value, spec: &ExtractorSpec) -> Answer {
     // A count that only transformers have.
     let count = |own: &dyn Fn(crate::vit::VitArch) -> usize| match arch {
         Arch::Vit(vit) => answer(value.as_u64().map(|n| n == own(vit) as u64), &has(own(vit).to_string())),
-        Arch::ResNet(_) => Answer::Same,
+        Arch::ResNet(_) | Arch::ClipResNet(_) | Arch::ConvNext(_) => Answer::Same,
     };
     let word = |known: &[&str]| {
         let same = text().map(|word| known.contains(&&*word.to_lowercase()));
@@ -275,13 +275,15 @@ fn ours(about: About, value: &Value, spec: &ExtractorSpec) -> Answer {
         },
         (About::Moco, Arch::Vit(vit)) if vit.heads() == 12 => Answer::Same,
         (About::Moco, Arch::Vit(vit)) => Answer::Other(format!("`{arch}` has {}", vit.heads())),
-        (About::Moco, Arch::ResNet(_)) => Answer::Same,
+        (About::Moco, _) => Answer::Same,
         (About::Heads, _) => count(&|vit| vit.heads()),
         (About::Depth, _) => count(&|vit| vit.depth()),
         (About::Patch, _) => count(&|vit| vit.patch()),
         (About::Width, _) => count(&|vit| vit.width),
         (About::LayerNorm, Arch::Vit(vit)) => number(vit.norm_eps.value()),
-        (About::BatchNorm, Arch::ResNet(_)) => number(1e-5),
+        // transformers says it of the last layer norm alone.
+        (About::LayerNorm, Arch::ConvNext(convnext)) => number(convnext.norm_eps()),
+        (About::BatchNorm, Arch::ResNet(_) | Arch::ClipResNet(_)) => number(1e-5),
         (About::LayerNorm | About::BatchNorm, _) => Answer::Same,
         (About::Activation, Arch::Vit(vit)) => word(match vit.activation {
             Activation::Gelu => &["gelu"],
@@ -289,14 +291,17 @@ fn ours(about: About, value: &Value, spec: &ExtractorSpec) -> Answer {
             Activation::QuickGelu => &["quick_gelu", "quickgelu"],
             Activation::SwiGlu => &["silu", "swiglu"],
         }),
+        (About::Activation, Arch::ConvNext(_)) => word(&["gelu"]),
         (About::Activation, Arch::ResNet(_)) => word(&["relu"]),
+        // What is said of a CLIP is usually about its encoder of texts.
+        (About::Activation | About::Pool, Arch::ClipResNet(_)) => Answer::Same,
         (About::Pool, Arch::Vit(vit)) => word(match vit.readout {
             Readout::Class => &["token", "cls", ""],
             Readout::Mean => &["avg", "mean"],
             Readout::Attention => &["map"],
             Readout::ClassMean => return Answer::Unknown,
         }),
-        (About::Pool, Arch::ResNet(_)) => word(&["avg", "mean", ""]),
+        (About::Pool, Arch::ResNet(_) | Arch::ConvNext(_)) => word(&["avg", "mean", ""]),
         (About::Size, _) => size(value, spec),
         (About::Mean, _) => channels(value, spec.mean, "mean"),
         (About::Std, _) => channels(value, spec.std, "std"),
@@ -371,6 +376,19 @@ fn named(arch: Arch, name: &str) -> Option<bool> {
     if let (Arch::ResNet(_), Some(depth)) = (arch, wide) {
         return Some(own.contains("-wide") && own.strip_prefix("resnet").map(number).as_deref() == Some(depth));
     }
+    // timm's `resnet50x4_clip` is OpenAI's `RN50x4`.
+    let clip =
+        name.strip_suffix("-clip").or_else(|| name.strip_prefix("rn")).map(|name| name.trim_end_matches("-quickgelu"));
+    if let Arch::ClipResNet(_) = arch {
+        let preset = own.split(['-', ' ']).nth(1)?.trim_start_matches("resnet");
+        let other = || FAMILIES.iter().any(|family| name.starts_with(family)).then_some(false);
+        return clip.map_or_else(other, |clip| Some(clip.trim_start_matches("resnet") == preset));
+    }
+    if let (Arch::ConvNext(own), true) = (arch, name.starts_with("convnext")) {
+        // Names with more words, such as `convnext-tiny-hnf`, are those of other networks.
+        let named = name.parse::<Arch>().ok();
+        return Some(matches!(named, Some(Arch::ConvNext(named)) if named.same_preset(own)));
+    }
     match (arch, name.strip_prefix("resnet"), name.strip_prefix("vit-").or_else(|| name.strip_prefix("deit-"))) {
         (Arch::ResNet(_), Some(rest), _) => {
             let rest = rest.trim_start_matches('-');
@@ -385,6 +403,7 @@ fn named(arch: Arch, name: &str) -> Option<bool> {
             match &rest[depth.len()..] {
                 // Others call these by the same name.
                 "" => (!own.contains("-pool") && !own.contains("-wide")).then_some(true),
+                "-clip" | "-clip-gap" => Some(false),
                 "b" | "c" | "d" | "e" | "s" | "t" | "v1b" | "v1c" | "v1d" | "v1e" | "v1s" | "v2" => Some(false),
                 _ if name.parse::<Arch>().is_ok() => Some(false),
                 _ => None,

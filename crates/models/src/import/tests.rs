@@ -10,6 +10,9 @@ use zip::{ZipWriter, write::SimpleFileOptions};
 /// Written by the script of the same name in that folder.
 const MOCO: &[u8] = include_bytes!("../../tests/data/moco_resnet8_w4.pth");
 
+/// Written by `torchscript.py` in that folder.
+const SCRIPT: &[u8] = include_bytes!("../../tests/data/torchscript_clip.pt");
+
 fn spec(arch: &str) -> ExtractorSpec {
     ExtractorSpec { arch: arch.parse().unwrap(), image_size: [8, 8], mean: [0.5; 3], std: [0.25; 3] }
 }
@@ -232,6 +235,77 @@ fn a_pytorch_checkpoint_is_imported() {
     }
 }
 
+/// CLIP as OpenAI publishes it, in half precision: the weights are those of the file that it was made of, rounded.
+#[test]
+fn a_torchscript_archive_is_imported() {
+    let clip = "clip-base-p4 width=16 depth=2 heads=2 hidden=32 projection=8";
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let device = device::open(Backend::default()).unwrap();
+    let ignore = ["probe.*".to_owned()];
+    let weights = |name: &str, ignore| {
+        let choice = WeightsChoice { ignore, ..WeightsChoice::default() };
+        let mut spec = spec(clip);
+        spec.image_size = [16, 16];
+        let imported = Extractor::import(spec, &folder.join(name), choice, &device).unwrap();
+        (imported.prefix, Weights::from_safetensors(&imported.extractor.to_safetensors().unwrap()).unwrap())
+    };
+    let (prefix, found) = weights("torchscript_clip.pt", &[][..]);
+    let (_, expected) = weights("families/clip.safetensors", &ignore[..]);
+    assert_eq!(prefix, "visual.");
+    assert!(found.0.keys().eq(expected.0.keys()));
+    for (name, weight) in &expected.0 {
+        let pairs = found.0[name].values.iter().zip(&weight.values);
+        // Half precision rounds to 11 bits.
+        assert!(pairs.into_iter().all(|(half, full)| (half - full).abs() <= full.abs() / 2048.0 + 1e-7), "{name}");
+    }
+}
+
+/// Archives whose pickle is `pickle`, with one storage of two numbers.
+fn script(pickle: &[u8]) -> Result<BTreeMap<String, Weight>, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.pt");
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    let numbers = [1.5f32, -2.0].map(f32::to_le_bytes).concat();
+    for (name, content) in [("data.pkl", pickle), ("code/a.py", b""), ("data/0", &numbers)] {
+        zip.start_file(format!("x/{name}"), SimpleFileOptions::default()).unwrap();
+        zip.write_all(content).unwrap();
+    }
+    fs::write(&path, zip.finish().unwrap().into_inner()).unwrap();
+    let opened = open(&path).map_err(|e| e.to_string())?;
+    opened.tensors.iter().map(|(name, t)| Ok((name.clone(), read(&path, t).map_err(|e| e.to_string())?))).collect()
+}
+
+#[test]
+fn hostile_torchscript_archives_are_refused() {
+    let tensor = |shape: &str, strides: &str| {
+        let storage = "((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x02tQ";
+        format!("ctorch._utils\n_rebuild_tensor_v2\n{storage}K\0{shape}{strides}NtR")
+    };
+    let object = |value: &str| format!("c__torch__\nNet\n)\u{81}}}(X\x01\0\0\0w{value}ub.");
+    // NEWOBJ is one byte.
+    let bytes = |text: String| text.chars().map(|c| c as u8).collect::<Vec<u8>>();
+    let good = script(&bytes(object(&tensor("(K\x02t", "(K\x01t")))).unwrap();
+    assert_eq!(good["w"], Weight { shape: vec![2], values: vec![1.5, -2.0] });
+    let repeated = script(&bytes(object(&tensor("(K\x03t", "(K\0t")))).unwrap();
+    assert_eq!(repeated["w"].values, [1.5; 3]);
+    assert!(script(&bytes(object(&tensor("(K\0K\x05t", "(K\x01K\x01t")))).unwrap()["w"].values.is_empty());
+    // An object that is its own attribute.
+    let cyclic = "c__torch__\nNet\n)\u{81}q\0}(X\x01\0\0\0wh\0ub.".to_owned();
+    for (pickle, expected) in [
+        (object(&tensor("(K\x03t", "(K\x01t")), "a tensor of shape [3] is outside of its storage"),
+        (object(&tensor("(J\u{ff}\u{ff}\u{ff}\x7ft", "(K\0t")), "is outside of its storage"),
+        (object(&tensor("(K\x02t", "(K\x01K\x01t")), "is outside of its storage"),
+        (object("ctorch._utils\n_rebuild_qtensor\n)R"), "a tensor of the kind `qtensor`, which is not read"),
+        (object("cos\nsystem\n(X\x02\0\0\0lstR"), "it holds no tensors"),
+        (cyclic, "its modules are nested more than 64 times"),
+        (object("i"), "its data.pkl has the operation 0x69, which is not expected"),
+        (object("h\x07"), "the pickle has no value 7"),
+    ] {
+        let error = script(&bytes(pickle)).unwrap_err();
+        assert!(error.contains("is damaged, or no TorchScript archive") && error.contains(expected), "{error}");
+    }
+}
+
 #[test]
 fn indices_are_not_renumbered() {
     let dir = tempfile::tempdir().unwrap();
@@ -243,7 +317,7 @@ fn indices_are_not_renumbered() {
 #[test]
 fn damage_is_an_error_that_says_what_was_expected() {
     let safetensors = initial("resnet8-w4").to_safetensors().unwrap();
-    for (name, whole) in [("x.pth", MOCO), ("x.safetensors", &safetensors)] {
+    for (name, whole) in [("x.pth", MOCO), ("x.pt", SCRIPT), ("x.safetensors", &safetensors)] {
         let cuts = (0..whole.len()).step_by(whole.len() / 50).skip(1).chain([1, 8, 9, whole.len() - 1]);
         let damaged = cuts.map(|cut| whole[..cut].to_vec());
         // The last one is an empty dictionary.
@@ -288,10 +362,10 @@ fn other_files_are_called_by_what_they_are() {
     for (bytes, what) in [
         (numpy.to_vec(), "x.pth is a pickle of NumPy arrays, and not of tensors; in PyTorch: `torch.save("),
         (
-            archive(&["m/data.pkl", "m/constants.pkl"]),
-            "is a TorchScript program; in PyTorch: `torch.save(torch.jit.load(",
+            include_bytes!("../../tests/data/torchscript_frozen.pt").to_vec(),
+            "is a frozen TorchScript program, whose weights have lost their names; save it as it was before",
         ),
-        (archive(&["m/data.pkl", "m/code/__torch__.py"]), "is a TorchScript program"),
+        (archive(&["m/model.json", "m/tensors/0"]), "is a TorchScript program of a version of PyTorch before 1.4"),
         // The ends of the pickles of `torch.save({"w": torch._neg_view(w)})` and of `w.conj().imag`.
         (archive_of(&["m/data.pkl"], b"}q\x0bX\x03\0\0\0negq\x0c\x88stq\rRq\x0es."), "as the negative or conjugate"),
         (archive_of(&["m/data.pkl"], b"}X\x04\0\0\0conj\x88s."), "`torch.save({k: v.resolve_neg().resolve_conj()"),

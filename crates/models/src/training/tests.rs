@@ -104,6 +104,7 @@ fn features_derivatives_and_running_statistics_are_those_of_burn() {
         "resnet14",
         "resnet18-w20",
         "resnet18-pool-w4",
+        "resnet18-pad2-w4",
         "resnet50-imagenet-w4",
         "resnet50-wide-w4",
     ] {

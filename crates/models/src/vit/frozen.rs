@@ -8,11 +8,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor};
-use hemlock_dense::{
-    Activation as Kernel, Addend, Attention, Heads, Left, Packed, normalise, normalise_backward, product,
-};
+use hemlock_dense::{Activation as Kernel, Addend, Attention, Heads, Left, product};
 
 use super::{Activation, Positions, Readout, Vit, VitArch, rotary};
+use crate::linear::{Linear, Normalised, sized};
 use crate::travel::{down, up};
 use crate::weights::Weights;
 
@@ -49,14 +48,6 @@ struct FrozenBlock {
     fc2: Linear,
 }
 
-/// A linear map and its transpose.
-#[derive(Debug, Clone)]
-struct Linear {
-    forward: Packed,
-    backward: Packed,
-    bias: Vec<f32>,
-}
-
 /// The memory of a pass of a few images. After a forward pass that keeps its tape, the backward pass can follow.
 #[derive(Debug, Default)]
 pub(crate) struct Pass {
@@ -81,13 +72,6 @@ struct Read {
     features: Tensor<2>,
 }
 
-/// Normalised rows, and their inverse standard deviations.
-#[derive(Debug, Default)]
-struct Normalised {
-    rows: Vec<f32>,
-    scales: Vec<f32>,
-}
-
 /// The tape of one block.
 #[derive(Debug, Default)]
 struct BlockTape {
@@ -97,69 +81,6 @@ struct BlockTape {
     logs: Vec<f32>,
     second: Normalised,
     hidden: Vec<f32>,
-}
-
-/// The first `length` numbers of a buffer, whatever they are.
-fn sized(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
-    if buffer.len() < length {
-        buffer.resize(length, 0.0);
-    }
-    &mut buffer[..length]
-}
-
-impl Normalised {
-    fn forward(&mut self, arch: VitArch, x: &[f32]) {
-        self.rows.resize(x.len(), 0.0);
-        self.scales.resize(x.len() / arch.width, 0.0);
-        normalise(arch.width, arch.norm_eps.value() as f32, x, &mut self.rows, &mut self.scales);
-    }
-
-    /// Adds the gradient with respect to the input to `out`.
-    fn backward(&self, arch: VitArch, grad: &[f32], out: &mut [f32]) {
-        normalise_backward(arch.width, &self.rows, &self.scales, grad, out);
-    }
-}
-
-impl Linear {
-    /// The map `x -> after * (weight (before * x + shift) + bias)` with a `weight` of `[outputs, inputs]`, where
-    /// `before` and `shift` are those of a layer norm.
-    fn new(weight: &[f32], bias: &[f32], norm: Option<[&[f32]; 2]>, after: impl Fn(usize) -> f32) -> Self {
-        let outputs = bias.len();
-        let inputs = weight.len() / outputs;
-        let mut rows = weight.to_vec();
-        let mut all = bias.to_vec();
-        for (o, row) in rows.chunks_exact_mut(inputs).enumerate() {
-            if let Some([scale, shift]) = norm {
-                let shifted = row.iter().zip(shift).map(|(w, s)| f64::from(*w) * f64::from(*s)).sum::<f64>();
-                all[o] += shifted as f32;
-                row.iter_mut().zip(scale).for_each(|(w, s)| *w *= s);
-            }
-            let after = after(o);
-            row.iter_mut().for_each(|w| *w *= after);
-            all[o] *= after;
-        }
-        Self {
-            forward: Packed::transpose([inputs, outputs], |o| &rows[o * inputs..]),
-            backward: Packed::new([outputs, inputs], |o| &rows[o * inputs..]),
-            bias: all,
-        }
-    }
-
-    /// Writes the map of rows that begin `from` values apart to rows that begin `to` values apart.
-    fn apply(&self, rows: usize, x: &[f32], from: usize, out: &mut [f32], to: usize) {
-        product(rows, Left::rows(x, from), &self.forward, out, to, Addend::Bias(&self.bias));
-    }
-
-    /// Adds the map of rows to rows.
-    fn add(&self, rows: usize, x: &[f32], out: &mut [f32]) {
-        let (inputs, outputs) = (self.backward.columns(), self.forward.columns());
-        product(rows, Left::rows(x, inputs), &self.forward, out, outputs, Addend::ResultAndBias(&self.bias));
-    }
-
-    /// Writes the transposed map of rows that begin `from` values apart to rows, or adds it to them.
-    fn transposed(&self, rows: usize, grad: &[f32], from: usize, out: &mut [f32], start: Addend<'_>) {
-        product(rows, Left::rows(grad, from), &self.backward, out, self.backward.columns(), start);
-    }
 }
 
 impl FrozenVit {
@@ -248,6 +169,11 @@ impl FrozenVit {
         (TOGETHER / self.tokens()).max(1)
     }
 
+    /// Width and epsilon of the layer norms.
+    fn norm(&self) -> (usize, f32) {
+        (self.arch.width, self.arch.norm_eps.value() as f32)
+    }
+
     fn tokens(&self) -> usize {
         self.arch.before_patches() + self.grid[0] * self.grid[1]
     }
@@ -325,7 +251,7 @@ impl FrozenVit {
         }
         debug_assert_eq!(pass.x.len(), images.len() / self.pixels() * tokens * width, "all tokens");
         if let Some([scale, shift]) = &self.pre {
-            pass.pre.forward(self.arch, &pass.x);
+            pass.pre.forward(self.norm(), &pass.x);
             for (row, normed) in pass.x.chunks_exact_mut(width).zip(pass.pre.rows.chunks_exact(width)) {
                 let scaled = normed.iter().zip(scale).zip(shift).map(|((v, scale), shift)| v * scale + shift);
                 row.iter_mut().zip(scaled).for_each(|(x, v)| *x = v);
@@ -389,7 +315,7 @@ impl FrozenVit {
                 row.iter_mut().zip(x).zip(scale).for_each(|((g, x), scale)| *g = x * scale);
             }
             pass.x.fill(0.0);
-            pass.pre.backward(self.arch, grad, &mut pass.x);
+            pass.pre.backward(width, grad, &mut pass.x);
         }
         for rows in pass.x.chunks_exact(tokens * width) {
             let patches = sized(&mut pass.patches, count * inputs);
@@ -417,12 +343,6 @@ impl FrozenVit {
                 }
             }
         }
-    }
-}
-
-impl Linear {
-    fn inputs(&self) -> usize {
-        self.backward.columns()
     }
 }
 
@@ -456,7 +376,7 @@ impl FrozenBlock {
         let Pass { x, blocks, wide, attention, .. } = pass;
         let tape = &mut blocks[tape];
 
-        tape.first.forward(arch, x);
+        tape.first.forward(net.norm(), x);
         let (rows, qkv) = (&tape.first.rows, sized(&mut tape.qkv, n * tokens * 3 * width));
         self.key_value.apply(n * tokens, rows, width, &mut qkv[width..], 3 * width);
         if queries == tokens {
@@ -481,7 +401,7 @@ impl FrozenBlock {
         let rows = n * queries;
         self.proj.add(rows, mixed, x);
 
-        tape.second.forward(arch, x);
+        tape.second.forward(net.norm(), x);
         let hidden = sized(&mut tape.hidden, rows * first);
         self.fc1.apply(rows, &tape.second.rows, width, hidden, first);
         let active = sized(wide, rows * arch.hidden);
@@ -502,7 +422,7 @@ impl FrozenBlock {
         kernel(arch.activation).backward(arch.hidden, &tape.hidden[..rows * first], grad_active, grad_hidden);
         let grad_rows = sized(narrow, rows * width);
         self.fc1.transposed(rows, grad_hidden, first, grad_rows, Addend::Zero);
-        tape.second.backward(arch, grad_rows, x);
+        tape.second.backward(width, grad_rows, x);
 
         let grad_mixed = sized(narrow, rows * width);
         self.proj.transposed(rows, x, width, grad_mixed, Addend::Zero);
@@ -534,7 +454,7 @@ impl FrozenBlock {
             let left = Left::rows(grad_qkv, tokens * 3 * width);
             product(n, left, &self.query.backward, grad_rows, tokens * width, Addend::Result);
         }
-        tape.first.backward(arch, grad_rows, x);
+        tape.first.backward(width, grad_rows, x);
     }
 }
 
