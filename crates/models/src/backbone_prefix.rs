@@ -56,8 +56,8 @@ impl BackbonePrefix {
         Ok(Self { spec: extractor.spec()?.clone(), kernels, device: extractor.device().clone() })
     }
 
-    /// The input of the last block for images `[n, 3, h, w]` in `[0, 1]`: `[n, c, h, w]` of a convolutional network, or the
-    /// tokens `[n, 1, tokens, width]` of a transformer. It is computed in tiles on the threads of the current rayon
+    /// The input of the last block for images `[n, 3, h, w]` in `[0, 1]`: `[n, c, h, w]` of a convolutional network, or
+    /// the tokens `[n, 1, tokens, width]` of a transformer. It is computed in tiles on the threads of the current rayon
     /// pool, whose number does not change the result.
     #[must_use]
     pub fn activations(&self, pixels: &[f32]) -> Tensor<4> {

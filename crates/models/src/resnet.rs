@@ -8,8 +8,8 @@
 //! - `resnet18`, `resnet34`, `resnet50`, `resnet101` and `resnet152` are the ImageNet networks of table 1 with
 //!   projection shortcuts. As in torchvision, the stride of a bottleneck is at its 3x3 convolution. Their stem is the
 //!   usual one for small images, a 3x3 convolution without pooling; with `-pool`, 3x3 max pooling of stride 2 follows;
-//!   with `-imagenet` it is that of the paper, a 7x7 convolution of stride 2 and max pooling; with `-pad2` it is that of
-//!   solo-learn for CIFAR, a 3x3 convolution with padding of two pixels.
+//!   with `-imagenet` it is that of the paper, a 7x7 convolution of stride 2 and max pooling; with `-pad2` it is that
+//!   of solo-learn for CIFAR, a 3x3 convolution with padding of two pixels.
 //! - `-wide` doubles the channels of the 3x3 convolutions in bottlenecks: `resnet50-imagenet-wide` is torchvision's
 //!   `wide_resnet50_2` (Zagoruyko & Komodakis, "Wide residual networks", 2016).
 

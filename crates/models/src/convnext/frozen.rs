@@ -1,8 +1,8 @@
 //! A frozen ConvNeXt on the processor, by the kernels of `hemlock-conv` and `hemlock-dense`: features, and gradients
 //! with respect to pixels.
 //!
-//! Images are rows of channels, a row for each pixel. Scales and shifts of the layer norms before linear maps, and layer
-//! scales, are part of these maps; a convolution whose patches do not overlap is a linear map of patches.
+//! Images are rows of channels, a row for each pixel. Scales and shifts of the layer norms before linear maps, and
+//! layer scales, are part of these maps; a convolution whose patches do not overlap is a linear map of patches.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
