@@ -29,8 +29,8 @@ pub struct BackbonePrefix {
 enum Kernels {
     Vit(Box<Vit>),
     ConvNext(Box<ConvNext>),
-    Folded(Folded),
-    Own(FoldedNetwork),
+    Folded(Box<Folded>),
+    Own(Box<FoldedNetwork>),
 }
 
 impl BackbonePrefix {
@@ -42,9 +42,9 @@ impl BackbonePrefix {
         let without_last = |mut folded: Folded| {
             folded.blocks.pop();
             if runs_on_rayon(extractor.device()) {
-                Kernels::Own(FoldedNetwork::new(&folded, extractor.device()))
+                Kernels::Own(Box::new(FoldedNetwork::new(&folded, extractor.device())))
             } else {
-                Kernels::Folded(folded)
+                Kernels::Folded(Box::new(folded))
             }
         };
         let kernels = match extractor.network()? {

@@ -147,8 +147,8 @@ impl Passed {
 enum Kernels {
     /// burn, on the network as it is.
     Plain,
-    Folded(Folded),
-    Own(FrozenNetwork),
+    Folded(Box<Folded>),
+    Own(Box<FrozenNetwork>),
 }
 
 impl Extractor {
@@ -157,9 +157,9 @@ impl Extractor {
     pub fn new(spec: ExtractorSpec, net: &Network, device: &Device) -> Self {
         let net = net.valid();
         let kernels = match &net {
-            net if runs_on_rayon(device) => Kernels::Own(FrozenNetwork::new(net, spec.image_size, device)),
-            Network::ResNet(net) => Kernels::Folded(Folded::new(net)),
-            Network::ClipResNet(net) => Kernels::Folded(Folded::of_clip(net)),
+            net if runs_on_rayon(device) => Kernels::Own(Box::new(FrozenNetwork::new(net, spec.image_size, device))),
+            Network::ResNet(net) => Kernels::Folded(Box::new(Folded::new(net))),
+            Network::ClipResNet(net) => Kernels::Folded(Box::new(Folded::of_clip(net))),
             Network::ConvNext(_) | Network::Vit(_) => Kernels::Plain,
         };
         Self { body: Body::Native(Box::new(Native { spec, net, kernels })), device: device.clone().inner() }

@@ -16,6 +16,10 @@ use crate::import::WeightsChoice;
 
 /// The largest difference that is allowed, as a share of the largest value.
 const TOLERANCE: f32 = 1e-4;
+/// The same for the gradient of a large network with ReLUs, in the Euclidean norm: where a ReLU's input is within
+/// rounding of zero, its derivative is the other one, and a few pixels have another gradient. PyTorch's own gradient in
+/// single precision differs from that in double precision by some 1e-3.
+const RECTIFIED: f32 = 1e-2;
 
 /// `tests/data/families.py` writes the files of transformers, `tests/data/resnets.py` those of residual networks, and
 /// `tests/data/checkpoints.py` those of trainers.
@@ -29,6 +33,9 @@ struct Family {
     file: Option<String>,
     /// The set of weights that is meant.
     branch: Option<String>,
+    /// Whether it is a large network with ReLUs.
+    #[serde(default)]
+    rectified: bool,
 }
 
 fn floats(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
@@ -40,6 +47,13 @@ fn off(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
     found.iter().zip(expected).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / largest
+}
+
+/// The difference in the Euclidean norm, relative to the norm.
+fn off_in_norm(found: &[f32], expected: &[f32]) -> f32 {
+    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    let difference = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b));
+    (difference / norm(&mut expected.iter().copied())) as f32
 }
 
 /// The largest differences for images of one size, of features and of image gradients.
@@ -63,7 +77,8 @@ fn differences(family: &Family, path: &Path, size: usize, device: &Device) -> Re
     let cosines = |_, z: &[f32]| cosines.by_ref().take(z.len()).map(|i| (i as f32).cos()).collect();
     let gradient = extractor.vjp(&pixels, cosines).map_err(|e| e.to_string())?;
     let features = extractor.forward(&pixels).map_err(|e| e.to_string())?;
-    Ok([off(&features, &of("features")), off(&gradient, &of("gradient"))])
+    let by = if family.rectified { off_in_norm } else { off };
+    Ok([off(&features, &of("features")), by(&gradient, &of("gradient"))])
 }
 
 #[test]
@@ -87,7 +102,8 @@ fn features_and_image_gradients_are_those_of_the_library() {
             let Family { name, families, arch, .. } = family;
             let shown = found.as_ref().map_or_else(Clone::clone, |off| off.map(|off| format!("{off:.1e}")).join(", "));
             table.push_str(&format!("| {name} | {families} | `{arch}` | {size} | {shown} |\n"));
-            if !found.as_ref().is_ok_and(|off| off.iter().all(|off| *off <= TOLERANCE)) {
+            let most = [TOLERANCE, if family.rectified { RECTIFIED } else { TOLERANCE }];
+            if !found.as_ref().is_ok_and(|off| off.iter().zip(most).all(|(off, most)| *off <= most)) {
                 wrong.push(format!("{name} at {size}: {found:?}"));
             }
         }

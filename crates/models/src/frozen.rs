@@ -20,7 +20,7 @@ const TOGETHER: usize = 4;
 /// A frozen network of any family, for images of one size.
 #[derive(Debug, Clone)]
 pub(crate) enum FrozenNetwork {
-    ResNet(FoldedNetwork, [usize; 2]),
+    ResNet(Box<FoldedNetwork>, [usize; 2]),
     Vit(FrozenVit),
     ConvNext(FrozenConvNext),
 }
@@ -37,8 +37,8 @@ impl FrozenNetwork {
     /// Freezes `net` for images of `[height, width]`.
     pub(crate) fn new(net: &Network, size: [usize; 2], device: &Device) -> Self {
         match net {
-            Network::ResNet(net) => Self::ResNet(FoldedNetwork::new(&Folded::new(net), device), size),
-            Network::ClipResNet(net) => Self::ResNet(FoldedNetwork::new(&Folded::of_clip(net), device), size),
+            Network::ResNet(net) => Self::ResNet(Box::new(FoldedNetwork::new(&Folded::new(net), device)), size),
+            Network::ClipResNet(net) => Self::ResNet(Box::new(FoldedNetwork::new(&Folded::of_clip(net), device)), size),
             Network::Vit(net) => Self::Vit(FrozenVit::new(net, size, device)),
             Network::ConvNext(net) => Self::ConvNext(FrozenConvNext::new(net, size)),
         }

@@ -135,8 +135,8 @@ fn both_kernels_agree() {
         let mut burn = own.clone();
         let Body::Native(native) = &mut burn.body else { panic!("{arch} is a network") };
         native.kernels = match &native.net {
-            Network::ResNet(net) => Kernels::Folded(Folded::new(net)),
-            Network::ClipResNet(net) => Kernels::Folded(Folded::of_clip(net)),
+            Network::ResNet(net) => Kernels::Folded(Box::new(Folded::new(net))),
+            Network::ClipResNet(net) => Kernels::Folded(Box::new(Folded::of_clip(net))),
             Network::ConvNext(_) | Network::Vit(_) => Kernels::Plain,
         };
         let one = 3 * side * side;

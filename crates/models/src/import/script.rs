@@ -189,6 +189,7 @@ impl<'a> Machine<'a> {
     }
 
     /// All values, and the place of the result.
+    #[allow(clippy::too_many_lines, reason = "an arm for each operation")]
     fn run(mut self) -> Result<(Vec<Value>, usize), String> {
         loop {
             if self.values.len() > VALUES {

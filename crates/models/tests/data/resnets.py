@@ -152,7 +152,9 @@ def main():
     args = parser.parse_args()
     folder, networks = args.full or Path(__file__).parent / "resnets", FULL if args.full else SMALL
     folder.mkdir(parents=True, exist_ok=True)
-    table = [write(folder, name, networks[name]) for name in args.networks or networks]
+    # Rounding decides some ReLUs of a large network.
+    large = {"rectified": True} if args.full else {}
+    table = [write(folder, name, networks[name]) | large for name in args.networks or networks]
     (folder / "families.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
