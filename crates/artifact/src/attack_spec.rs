@@ -20,6 +20,17 @@ pub struct AttackSpec {
     pub quantile: f64,
     /// The number of neighbours, k, of a k-NN constraint.
     pub neighbors: u32,
+    /// The filter that the poisons have to pass, if the attack adapts to one.
+    pub filter: Option<SimulatedFilter>,
+}
+
+/// The filter of a victim, as an attacker simulates it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SimulatedFilter {
+    /// The filter as specs write it, in JSON.
+    pub params: String,
+    /// The seed of what the attacker draws where the filter draws at random.
+    pub seed: u64,
 }
 
 /// Serialises a JSON table as text, because the payload format stores no types and cannot read a

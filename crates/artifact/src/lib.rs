@@ -20,7 +20,7 @@ mod stored;
 mod target;
 
 pub use attack_id::AttackId;
-pub use attack_spec::AttackSpec;
+pub use attack_spec::{AttackSpec, SimulatedFilter};
 pub use dataset::{Dataset, Images};
 pub use decoder::{DecoderArtifact, Reconstruction};
 pub use defence::{Defence, Detection};

@@ -4,7 +4,7 @@
 use crate::{Objective, ObjectiveGradient};
 use hemlock_head::HeadError;
 use hemlock_optim::{Adam, LbfgsMemory, half_cosine, inner};
-use hemlock_threat::Constraint;
+use hemlock_threat::Project;
 use ndarray::{Array2, Zip};
 use std::time::{Duration, Instant};
 
@@ -115,7 +115,7 @@ pub fn descend<E: From<HeadError>>(
     objective: &mut dyn Objective,
     start: Array2<f64>,
     mut labels: Vec<u32>,
-    constraint: &Constraint,
+    constraint: &dyn Project,
     descent: &Descent,
     mut visit: impl FnMut(u32, f64) -> Result<(), E>,
 ) -> Result<Descended, E> {
@@ -237,7 +237,7 @@ impl Method {
         z: &Array2<f64>,
         labels: &[u32],
         local: &ObjectiveGradient,
-        constraint: &Constraint,
+        constraint: &dyn Project,
     ) -> Result<Option<Next>, HeadError> {
         let mut features;
         match self {
@@ -279,7 +279,7 @@ struct Here<'a> {
     labels: &'a [u32],
     local: &'a ObjectiveGradient,
     gradient: &'a Array2<f64>,
-    constraint: &'a Constraint,
+    constraint: &'a dyn Project,
 }
 
 impl Here<'_> {
@@ -329,6 +329,7 @@ fn largest(gradient: &Array2<f64>) -> f64 {
 mod tests {
     use super::*;
     use hemlock_head::Head;
+    use hemlock_threat::Constraint;
     use ndarray::{ArrayView2, array};
 
     /// An objective with a constant adjoint. At a head of zeros, it moves a poison along the weights of its label.

@@ -9,7 +9,10 @@
 //! - Gradient Canceling makes the target head a stationary point of the victim's training ([`CancelingObjective`]).
 //! - The bilevel attack raises the error, or the cross-entropy, of the retrained head ([`BilevelObjective`]).
 //! - TGDA raises the loss of a head that takes steps of gradient descent at the same time ([`BilevelObjective`]).
+//!
+//! Every attack can adapt to a filter of the training set ([`adaptive`]).
 
+pub mod adaptive;
 pub mod attacks;
 mod bilevel;
 mod canceling;

@@ -32,6 +32,7 @@ pub enum Start {
 }
 
 /// Poisons before they are moved.
+#[derive(Debug, Clone)]
 pub struct InitialPoisons {
     /// The training sample that each poison is made of, `[m]`.
     pub base: Vec<u32>,

@@ -1,8 +1,9 @@
 //! Stage: a defence, and the accuracy that it leaves a victim on clean data. `evaluate` applies it to poisons.
 
 use hemlock_artifact::{Defence, Features, TargetParams, Victim};
+use hemlock_defences::DefenceSpec;
 use hemlock_stage::{About, Context, ParamError, Port, StageError, StageRole, inputs};
-use hemlock_victims::{DefenceSpec, TrainingSetChange, VictimData, VictimSpec};
+use hemlock_victims::{TrainingSetChange, VictimData, VictimSpec, train_behind};
 use serde_json::Value;
 
 inputs! {
@@ -56,7 +57,8 @@ impl hemlock_stage::Stage for Stage {
         let features = victim_features.as_ref().unwrap_or(&features);
         let weight_decay = target.weight_decay;
         let data = VictimData { features, images: None, extractor: None, weight_decay, ctx };
-        let (clean, detection) = params.train(&*how.victim(), "clean data", &data, &TrainingSetChange::none(&data))?;
+        let none = TrainingSetChange::none(&data);
+        let (clean, detection) = train_behind(params, &*how.victim(), "clean data", &data, &none)?;
         Ok(Defence {
             kind: params.kind.name().to_owned(),
             params: serde_json::to_string(&params.resolved()).map_err(|e| StageError::internal(e.to_string()))?,

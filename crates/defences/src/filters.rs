@@ -18,8 +18,10 @@ mod svd;
 mod trimmed_loss;
 
 use hemlock_head::HeadError;
+use ndarray::{Array1, ArrayView1};
 use std::cmp::Ordering;
 
+use crate::linalg::mean;
 use crate::losses::rough_tolerance;
 use crate::{DefenceError, TrainingData};
 
@@ -52,6 +54,15 @@ pub struct Filter {
     /// The paper that the filter comes from.
     pub source: &'static str,
     run: fn(&TrainingData<'_>, &FilterOptions) -> Result<Filtered, DefenceError>,
+    /// The score with the training set fixed, if it has a gradient.
+    fixed: Option<fn(&TrainingData<'_>, &FilterOptions) -> Result<Box<dyn FixedScore>, DefenceError>>,
+}
+
+/// The score of a sample wherever it lies, while the training set that it is compared with stays fixed. It is the
+/// filter's score for the samples of that set, and a smooth function of the features.
+pub trait FixedScore: Send + Sync {
+    /// The score of a sample with features `z`, `[d]`, and its gradient with respect to them.
+    fn at(&self, z: ArrayView1<'_, f64>, label: usize) -> (f64, Array1<f64>);
 }
 
 /// Options of a filter.
@@ -99,6 +110,18 @@ impl Filtered {
 }
 
 impl Filter {
+    /// The score of any sample with the training set fixed. `None` for a filter whose score has no gradient.
+    ///
+    /// # Errors
+    /// Returns an error if a head that the filter needs cannot be trained, or if the set has too few classes.
+    pub fn fixed(
+        &self,
+        set: &TrainingData<'_>,
+        options: &FilterOptions,
+    ) -> Result<Option<Box<dyn FixedScore>>, DefenceError> {
+        self.fixed.map(|fixed| fixed(set, options)).transpose()
+    }
+
     /// Scores the samples of a training set, and says which ones to remove.
     ///
     /// # Errors
@@ -182,6 +205,12 @@ fn remove_of_all(scores: Vec<f64>, share: f64) -> Filtered {
     let mut removed = vec![false; scores.len()];
     rows.iter().take(count_of(share, rows.len())).for_each(|row| removed[*row] = true);
     Filtered { scores, removed }
+}
+
+/// The centroid of every class that has samples.
+fn centroids(set: &TrainingData<'_>) -> Vec<Option<Array1<f64>>> {
+    let of_class = |rows: &Vec<usize>| (!rows.is_empty()).then(|| mean(set.select(rows).features.view()));
+    set.class_rows().iter().map(of_class).collect()
 }
 
 /// The scores of all samples, from those of every class. `of` is called with the rows of a class that has samples.

@@ -2,6 +2,7 @@
 //!
 //! | module | contents |
 //! | --- | --- |
+//! | [`DefenceSpec`] | a filter as it is written in specs |
 //! | [`filters`] | scores of how suspicious every training sample is, and what to remove |
 //! | [`metrics`] | what a filter found, and how much accuracy a defence brings back |
 //! | [`weight_decay`] | the weight decay that held-out data, trusted data or folds choose |
@@ -28,8 +29,10 @@ mod losses;
 pub mod metrics;
 pub mod repair;
 pub mod robust;
+mod spec;
 mod training_data;
 pub mod weight_decay;
 
 pub use error::DefenceError;
+pub use spec::{DefenceSpec, FilterRef};
 pub use training_data::{Subset, TrainingData};

@@ -9,12 +9,13 @@ use hemlock_artifact::{
     Outcome, PixelChange, PoisonFeatures, Poisons, Role, TargetParams, TrainingSet, Victim, Visibility,
 };
 use hemlock_attack::attacks::constraint;
+use hemlock_defences::DefenceSpec;
 use hemlock_head::{FitOptions, Head, Samples, fit};
 use hemlock_models::extracted;
 use hemlock_perturb::visibility;
 use hemlock_stage::{About, Context, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_threat::{Constraint, Sees, loss_bound};
-use hemlock_victims::{DefenceSpec, Train, TrainingSetChange, VictimData, VictimSpec, measure};
+use hemlock_victims::{Train, TrainingSetChange, VictimData, VictimSpec, measure, train_behind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -321,7 +322,7 @@ impl Victims<'_> {
     /// Trains on clean data with a change, behind the defence if there is one.
     fn train(&self, what: &str, change: &TrainingSetChange) -> Result<(Outcome, Option<Detection>), StageError> {
         let Some(defence) = self.defence else { return Ok((self.victim.train(what, self.data, change)?, None)) };
-        let (outcome, detection) = defence.train(self.victim, what, self.data, change)?;
+        let (outcome, detection) = train_behind(defence, self.victim, what, self.data, change)?;
         Ok((outcome, Some(detection)))
     }
 

@@ -2,6 +2,7 @@
 
 use crate::{MatchingStart, Params, RefineFrom};
 use hemlock_artifact::{AttackId, CurvePoint, DecoderArtifact, Features, Images, PoisonFeatures, TargetParams};
+use hemlock_attack::adaptive::{self, Evasion};
 use hemlock_attack::{attacks, random_features};
 use hemlock_perturb::{
     CleanFeatureStats, Decoder, FrozenExtractor, Matched, Matching, MatchingProblem, PixelLimits, PixelRange,
@@ -135,9 +136,23 @@ impl Inversion<'_> {
         let PoisonFeatures { spec, labels, .. } = self.poison_features;
         let mut objective = attacks::objective(spec, self.features, target, self.ctx.cancel)?;
         let refinement = Refinement { name: "refinement", steps, step, labels, constraint: self.constraint };
-        let (pixels, refined) = refinement.run(self.frozen, limits, &mut *objective, matched.pixels, self.ctx)?;
+        let mut refined = refinement.run(self.frozen, limits, &mut *objective, matched.pixels, self.ctx)?;
+        let mut taken = steps;
+        let clean = self.features.train.samples(self.features.classes.len())?;
+        if let Some(evasion) = Evasion::new(spec, clean, target.weight_decay)? {
+            refined = refinement.adapt(
+                self.frozen,
+                limits,
+                &mut *objective,
+                (&evasion, self.constraint),
+                refined,
+                self.ctx,
+            )?;
+            taken += adaptive::TURNS * adaptive::steps_of_turn(steps);
+        }
+        let (pixels, refined) = refined;
         objective.warn();
-        let passes = matched.passes.iter().map(|passes| passes + steps).collect();
+        let passes = matched.passes.iter().map(|passes| passes + taken).collect();
         Ok((Matched { pixels, passes, ..matched }, refined))
     }
 }

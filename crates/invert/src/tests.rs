@@ -62,6 +62,7 @@ fn inputs() -> Inputs {
                 constraint: ConstraintKinds::default(),
                 quantile: 0.95,
                 neighbors: 5,
+                filter: None,
             },
             clean_label: true,
             poison_fraction: 0.1,

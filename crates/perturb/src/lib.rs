@@ -9,6 +9,7 @@
 
 mod clean;
 mod decoder;
+mod evade;
 mod grey_levels;
 mod limits;
 mod matching;

@@ -18,7 +18,7 @@ use hemlock_attack::Objective;
 use hemlock_models::{Passed, tiles::GPU_BATCH, travel::down};
 use hemlock_optim::boxed::{Minimizer, ProjectedAdam};
 use hemlock_stage::{Context, StageError};
-use hemlock_threat::Constraint;
+use hemlock_threat::Project;
 use ndarray::{Array2, Array4, ArrayView3, Axis, Dim};
 use rayon::prelude::*;
 
@@ -33,7 +33,7 @@ pub struct Refinement<'a> {
     /// Labels of the poisons.
     pub labels: &'a [u32],
     /// The set that their features are to lie in.
-    pub constraint: &'a Constraint,
+    pub constraint: &'a dyn Project,
 }
 
 impl Refinement<'_> {

@@ -108,7 +108,9 @@ impl Plan {
                     continue;
                 }
                 // If a branch lacks what another route makes, the node does not run on it.
-                let runs: Vec<&Variant> = variants.iter().filter(|v| v.runs_on(&branch, graph)).collect();
+                let meets =
+                    |v: &&Variant| v.runs_on(&branch, graph) && plan.is_for(&branch, node.name, v.params, graph);
+                let runs: Vec<&Variant> = variants.iter().filter(meets).collect();
                 if runs.is_empty() && !variants.is_empty() {
                     plan.branches.push(branch);
                     continue;
@@ -122,6 +124,15 @@ impl Plan {
             }
         }
         Ok(plan)
+    }
+
+    /// Whether a branch may have a variant of a node: a stage that adapts to the node's parameters allows no others.
+    fn is_for(&self, branch: &Branch, node: &str, params: &Value, graph: &Graph) -> bool {
+        branch.tasks.iter().all(|(name, task)| {
+            let adapts = graph.node(name).and_then(|node| node.stage.adapts_to());
+            let field = adapts.filter(|(_, to)| *to == node).and_then(|(field, _)| self.tasks[*task].params.get(field));
+            field.is_none_or(|field| !field.is_object() || field == params)
+        })
     }
 
     /// Adds a branch for every seed and every variant of a node, and the tasks that are new.

@@ -253,6 +253,7 @@ impl Spec {
         if variants.is_empty() {
             return Err(source.error(&[], "the spec has no stage; expected a table such as [dataset.downstream]"));
         }
+        adapt(&mut variants, graph, source)?;
         let branches = branches::check(&variants, seeds.len(), graph).map_err(|e| source.error(&[], e.to_string()))?;
         connected(&variants, graph, source)?;
         let path = source.path().to_owned();
@@ -276,6 +277,34 @@ fn unknown_key(path: &[String], graph: &Graph, source: &SpecSource) -> SpecError
     let unknown = path.join(".");
     let message = format!("unknown key `{}`; expected one of {}", short(&unknown, VALUE), known.join(", "));
     SpecError { suggestion: meant(&unknown, &known), ..source.error(&at, message) }
+}
+
+/// Replaces every variant that adapts to another node by one for each of that node's variants
+/// ([`Stage::ADAPTS_TO`](hemlock_stage::Stage::ADAPTS_TO)).
+fn adapt(variants: &mut Tables, graph: &Graph, source: &SpecSource) -> Result<(), SpecError> {
+    for node in graph.nodes() {
+        let Some((field, to)) = node.stage.adapts_to() else { continue };
+        let Some(own) = variants.remove(node.name) else { continue };
+        let mut all = Vec::new();
+        for params in own {
+            if params.get(field) != Some(&Value::Bool(true)) {
+                all.push(params);
+                continue;
+            }
+            let Some(others) = variants.get(to) else {
+                let at: Vec<&str> = node.name.split('.').chain([field]).collect();
+                let message = format!("[{}] `{field}` is true: it adapts to [{to}], and the spec has none", node.name);
+                return Err(source.error(&at, message));
+            };
+            for other in others {
+                let mut params = params.clone();
+                params[field] = other.clone();
+                all.push(node.stage.parse(params).map_err(|e| source.param_error(&[node.name], node.name, &e, &[]))?);
+            }
+        }
+        variants.insert(node.name, all);
+    }
+    Ok(())
 }
 
 /// Checks that the spec's stages fit together.

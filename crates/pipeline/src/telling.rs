@@ -1,7 +1,7 @@
 //! Which parameters distinguish tasks or results from each other.
 
 use crate::Plan;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Fields that say which variant of a stage a table is for. They decide which other fields the table has: parameters of
@@ -79,9 +79,18 @@ fn is_bare(field: &str) -> bool {
     TAGS.contains(&field) || field == "noise"
 }
 
+/// A table with a kind, such as `sphere(expected=0.05)`.
+fn of_kind(fields: &Map<String, Value>) -> Option<String> {
+    let kind = fields.get("kind")?.as_str()?;
+    let others: Vec<String> =
+        fields.iter().filter(|(name, _)| *name != "kind").map(|(name, value)| format!("{name}={value}")).collect();
+    Some(if others.is_empty() { kind.to_owned() } else { format!("{kind}({})", others.join(", ")) })
+}
+
 fn word(node: &str, field: &str, value: &Value, telling: &BTreeSet<(&str, &str)>) -> String {
     let text = match value {
         Value::String(text) => text.clone(),
+        Value::Object(fields) => of_kind(fields).unwrap_or_else(|| value.to_string()),
         other => other.to_string(),
     };
     let text = match text.char_indices().nth(LONGEST) {

@@ -3,6 +3,7 @@
 mod search;
 
 use hemlock_artifact::{AttackSpec, Features, PoisonFeatures, TargetParams};
+use hemlock_attack::adaptive::{Adaptive, Evasion};
 use hemlock_attack::attacks::{self, Defaults, Stochasticity};
 use hemlock_attack::{AttackParams, AttackRef, Base, Labels, Start, poison_count};
 use hemlock_optim::PAIRS;
@@ -76,6 +77,10 @@ pub struct Params {
     #[serde(default = "defaults::tolerance")]
     #[schemars(range(min = 0))]
     pub tolerance: f64,
+    /// Whether the attack knows the filter of the victim, and moves poisons such that it keeps them. It then makes
+    /// poisons for every filter of `[[defence]]`, and they meet that filter alone.
+    #[serde(default, skip_serializing_if = "Adaptive::is_off")]
+    pub adaptive: Adaptive,
     /// The fields of the attacks.
     #[serde(flatten)]
     pub own: AttackParams,
@@ -114,7 +119,7 @@ pub enum SolverKind {
 
 impl Params {
     /// The fields of the stage that do not belong to an attack.
-    const FIELDS: [&str; 15] = [
+    const FIELDS: [&str; 16] = [
         "attack",
         "poison_fraction",
         "constraint",
@@ -130,6 +135,7 @@ impl Params {
         "patience",
         "max_seconds",
         "tolerance",
+        "adaptive",
     ];
 
     /// What the poisons aim at, as the artifact records it. Parameters without effect have a fixed value.
@@ -142,6 +148,7 @@ impl Params {
             constraint: self.constraint.clone(),
             quantile: if self.constraint.has_quantile() { self.quantile } else { defaults::quantile() },
             neighbors: if knn { self.neighbors } else { defaults::neighbors() },
+            filter: self.adaptive.filter(seed)?,
         })
     }
 
@@ -186,6 +193,10 @@ impl hemlock_stage::Params for Params {
             };
             known("patience", self.patience.is_some())?;
             known("max_seconds", self.max_seconds.is_some())?;
+            if !self.adaptive.is_off() {
+                let message = "goes with a solver that moves poisons; expected another one than `conditional-gradient`";
+                return Err(ParamError::new("adaptive", message));
+            }
         } else {
             ParamError::require(self.steps() > 0, "steps", 0, "at least 1, unless `solver` is `conditional-gradient`")?;
         }
@@ -241,10 +252,11 @@ impl hemlock_stage::Stage for Stage {
         named_by: &["attack", "poison_fraction"],
         ..About::new(StageRole::FeatureAttack, "find features that corrupt the retrained head")
     };
-    const VERSION: u32 = 11;
+    const VERSION: u32 = 12;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = false;
     const LISTS: &'static [&'static str] = &["sees"];
+    const ADAPTS_TO: Option<(&'static str, &'static str)> = Some(("adaptive", "defence"));
     type Params = Params;
     type Inputs = Inputs;
     type Output = PoisonFeatures;
@@ -283,7 +295,10 @@ impl hemlock_stage::Stage for Stage {
         let constraint = attacks::constraint(&spec, clean)?;
         let mut objective = attacks::objective(&spec, &features, &target, ctx.cancel)?;
         let search = Search { params, clean, count, constraint: &constraint, ctx };
-        let found = search.make(&mut *objective)?;
+        let mut found = search.make(&mut *objective)?;
+        if let Some(evasion) = Evasion::new(&spec, clean, target.weight_decay)? {
+            found = search.adapt(&mut *objective, &evasion, found)?;
+        }
         objective.warn();
         let any_labels = params.labels == Labels::Adversarial;
         let bound =

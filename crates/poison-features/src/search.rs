@@ -2,15 +2,17 @@
 
 use crate::{Params, SolverKind};
 use hemlock_artifact::{AttackSpec, CurvePoint, PoisonFeatures};
+use hemlock_attack::adaptive::{self, Evasion, FeaturePoisons};
 use hemlock_attack::{
     Base, Descent, InitialPoisons, Initialization, Labels, Objective, Solver, Start, Stop, descend, nearest_samples,
 };
 use hemlock_head::Samples;
 use hemlock_stage::{Bar, Context, StageError};
-use hemlock_threat::Constraint;
+use hemlock_threat::{Constraint, Project};
 use std::time::Duration;
 
 /// The poisons of one search, and how it went.
+#[derive(Clone)]
 pub(crate) struct FoundPoisons {
     pub(crate) start: InitialPoisons,
     curve: Vec<CurvePoint>,
@@ -65,10 +67,10 @@ impl Search<'_> {
         labels: Labels,
         from: Option<&FoundPoisons>,
     ) -> Result<FoundPoisons, StageError> {
-        let Self { params, clean, constraint, ctx, .. } = *self;
-        let label_update_interval = if labels == Labels::Adversarial { params.label_update_interval() } else { None };
+        let params = self.params;
         let (start, greedy) = match from {
-            Some(found) => (onwards(objective, &found.start, label_update_interval.is_none())?, Vec::new()),
+            // Labels are chosen here if no step of the search chooses them.
+            Some(found) => (onwards(objective, &found.start, params.label_update_interval().is_none())?, Vec::new()),
             None => self.start(objective, labels)?,
         };
         let Some(solver) = solver(params.solver) else {
@@ -76,23 +78,37 @@ impl Search<'_> {
             let objective = objective.display_value(value);
             return Ok(FoundPoisons { start, curve: greedy, value, objective, stopped: Stop::Steps, gap: None });
         };
+        let before = from.map_or(&[][..], |found| &found.curve);
+        self.descend(objective, labels, start, before, (solver, params.steps()), self.constraint)
+    }
+
+    /// Moves poisons with a solver, in at most the given number of steps. `before` is the curve that led to them.
+    fn descend(
+        &self,
+        objective: &mut dyn Objective,
+        labels: Labels,
+        start: InitialPoisons,
+        before: &[CurvePoint],
+        (solver, steps): (Solver, u32),
+        set: &dyn Project,
+    ) -> Result<FoundPoisons, StageError> {
+        let Self { params, clean, ctx, .. } = *self;
         let descent = Descent {
             solver,
-            steps: params.steps(),
+            steps,
             step: if solver == Solver::NormDescent { params.step() } else { params.step() * root_mean_square(clean) },
-            label_update_interval,
+            label_update_interval: if labels == Labels::Adversarial { params.label_update_interval() } else { None },
             target: objective.stop_value(params.tolerance),
             patience: params.patience,
             time: params.max_seconds.map(Duration::from_secs_f64),
         };
         let mut record = Record::new("poisons", descent.steps, ctx);
         let InitialPoisons { base, features, labels: given } = start;
-        let found = descend(objective, features, given, constraint, &descent, |at, value| record.point(at, value))?;
+        let found = descend(objective, features, given, set, &descent, |at, value| record.point(at, value))?;
         let base = match params.base() {
             Base::Start => base,
             Base::Nearest => nearest_samples(&found.features, &found.labels, clean, labels.base_class()),
         };
-        let before = from.map(|found| found.curve.clone()).unwrap_or_default();
         let taken = before.last().map_or(0, |point| point.step + 1);
         let after = record.curve.into_iter().map(|point| CurvePoint { step: point.step + taken, ..point });
         Ok(FoundPoisons {
@@ -100,9 +116,61 @@ impl Search<'_> {
             objective: objective.display_value(found.value),
             stopped: found.stopped,
             start: InitialPoisons { base, features: found.features, labels: found.labels },
-            curve: before.into_iter().chain(after).collect(),
+            curve: before.iter().cloned().chain(after).collect(),
             gap: None,
         })
+    }
+
+    /// Adapts poisons to a filter, see [`adaptive`]. The value of the result is that of the poisons which the filter
+    /// keeps.
+    pub(crate) fn adapt(
+        &self,
+        objective: &mut dyn Objective,
+        evasion: &Evasion,
+        found: FoundPoisons,
+    ) -> Result<FoundPoisons, StageError> {
+        let Some(solver) = solver(self.params.solver) else { return Ok(found) };
+        let (gap, steps) = (found.gap, adaptive::steps_of_turn(self.params.steps()));
+        let kept = evasion.keeps(found.start.features.view(), &found.start.labels)?;
+        let mut best = self.valued(objective, found.clone(), &kept)?;
+        let mut now = found;
+        for turn in 0..=adaptive::TURNS {
+            if turn > 0 {
+                let FoundPoisons { start, curve, .. } = now;
+                let passing = evasion.passing(self.constraint, start.features.view(), &start.labels)?;
+                now = self.descend(objective, self.params.labels, start, &curve, (solver, steps), &passing)?;
+            }
+            now = self.retreat(objective, evasion, now)?;
+            if now.value < best.value || objective.is_stochastic() {
+                best = now.clone();
+            }
+        }
+        Ok(FoundPoisons { gap, ..best })
+    }
+
+    /// Moves poisons back until the filter keeps them.
+    fn retreat(
+        &self,
+        objective: &mut dyn Objective,
+        evasion: &Evasion,
+        mut found: FoundPoisons,
+    ) -> Result<FoundPoisons, StageError> {
+        let InitialPoisons { features, labels, .. } = &mut found.start;
+        let mut moving = FeaturePoisons::new(self.clean, features.clone(), labels);
+        let kept = evasion.retreat(&mut moving, features, labels)?;
+        self.valued(objective, found, &kept)
+    }
+
+    /// The poisons, with the value of those that are kept.
+    fn valued(
+        &self,
+        objective: &mut dyn Objective,
+        found: FoundPoisons,
+        kept: &[bool],
+    ) -> Result<FoundPoisons, StageError> {
+        self.ctx.check()?;
+        let value = Evasion::value(objective, &found.start.features, &found.start.labels, kept)?;
+        Ok(FoundPoisons { value, objective: objective.display_value(value), ..found })
     }
 
     /// The start that the parameters name, and the curve of a greedy search for it. Conditional gradient is such a

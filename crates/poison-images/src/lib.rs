@@ -6,6 +6,7 @@
 //! refinement.
 
 use hemlock_artifact::{AttackSpec, CurvePoint, Dataset, ExtractorArtifact, Features, Images, Poisons, TargetParams};
+use hemlock_attack::adaptive::{self, Adaptive, Evasion};
 use hemlock_attack::{
     AttackParams, AttackRef, InitialPoisons, Initialization, Labels, Objective, Start, attacks, poison_count,
 };
@@ -69,6 +70,10 @@ pub struct Params {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub step: Option<f64>,
+    /// Whether the attack knows the filter of the victim, and moves images such that it keeps them. It then makes images
+    /// for every filter of `[[defence]]`, and they meet that filter alone.
+    #[serde(default, skip_serializing_if = "Adaptive::is_off")]
+    pub adaptive: Adaptive,
     /// The attack's own parameters.
     #[serde(flatten)]
     pub own: AttackParams,
@@ -91,7 +96,7 @@ mod defaults {
 
 impl Params {
     /// The parameters that do not belong to an attack.
-    const FIELDS: [&str; 12] = [
+    const FIELDS: [&str; 13] = [
         "attack",
         "poison_fraction",
         "labels",
@@ -104,6 +109,7 @@ impl Params {
         "clip",
         "steps",
         "step",
+        "adaptive",
     ];
 
     fn spec(&self, seed: u64) -> Result<AttackSpec, ParamError> {
@@ -114,6 +120,7 @@ impl Params {
             constraint: self.constraint.clone(),
             quantile: self.quantile,
             neighbors: self.neighbors,
+            filter: self.adaptive.filter(seed)?,
         })
     }
 
@@ -172,6 +179,7 @@ impl hemlock_stage::Stage for Stage {
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     const LISTS: &'static [&'static str] = &["sees"];
+    const ADAPTS_TO: Option<(&'static str, &'static str)> = Some(("adaptive", "defence"));
     type Params = Params;
     type Inputs = Inputs;
     type Output = Poisons;
@@ -190,10 +198,10 @@ impl hemlock_stage::Stage for Stage {
         Ok(value)
     }
 
-    /// Base images that help most are not drawn, and neither are labels that are not random.
+    /// Base images that help most are not drawn, and neither are labels that are not random. Filters may draw.
     fn seeded(params: &Params) -> bool {
         let moves = params.own.stochasticity(params.attack).is_some();
-        params.start() == Start::Clean || params.labels == Labels::Random || moves
+        params.start() == Start::Clean || params.labels == Labels::Random || moves || !params.adaptive.is_off()
     }
 
     fn accepts(_: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
@@ -215,7 +223,13 @@ impl hemlock_stage::Stage for Stage {
             constraint: &attacks::constraint(&spec, samples)?,
             ctx,
         };
-        let Attacked { start, pixels, curve } = attack.best(&mut *objective)?;
+        let mut attacked = attack.best(&mut *objective)?;
+        let mut passes = params.steps;
+        if let Some(evasion) = Evasion::new(&spec, samples, target.weight_decay)? {
+            attacked = attack.adapt(&mut *objective, &evasion, attacked)?;
+            passes += adaptive::TURNS * adaptive::steps_of_turn(params.steps);
+        }
+        let Attacked { start, pixels, curve } = attacked;
         objective.warn();
         let clean = CleanFeatureStats::new(features.train.features.view());
         let measure = Measure {
@@ -227,7 +241,7 @@ impl hemlock_stage::Stage for Stage {
             base_index: &start.base,
             unclipped: !params.clip,
         };
-        let passes = vec![params.steps; start.base.len()];
+        let passes = vec![passes; start.base.len()];
         let (images, fits) = measure.finish(&pixels, None, &passes, ctx)?;
         Ok(Poisons {
             images,
@@ -290,19 +304,38 @@ impl PixelAttack<'_> {
         let Self { params, clean, count, constraint, ctx, .. } = *self;
         let plan = Initialization { clean, count, kind: params.start(), labels, sweeps: 0, seed: ctx.seed };
         let start = plan.make(objective, constraint, &mut |_, _| ctx.check())?;
+        let pixels = base_images(self.train, &start.base)?.mapv(|p| f32::from(p) / 255.0);
+        let descended = self.with_refinement(&start, |refinement, limits| {
+            refinement.run(self.frozen, limits, objective, pixels, ctx)
+        })?;
+        Ok(Attacked { start, pixels: descended.0, curve: descended.1 })
+    }
+
+    /// Adapts images to a filter.
+    fn adapt(
+        &self,
+        objective: &mut dyn Objective,
+        evasion: &Evasion,
+        Attacked { start, pixels, curve }: Attacked,
+    ) -> Result<Attacked, StageError> {
+        let adapted = self.with_refinement(&start, |refinement, limits| {
+            refinement.adapt(self.frozen, limits, objective, (evasion, self.constraint), (pixels, curve), self.ctx)
+        })?;
+        Ok(Attacked { start, pixels: adapted.0, curve: adapted.1 })
+    }
+
+    /// Calls `go` with the limits of the images and the parameters of their descent.
+    fn with_refinement<T>(
+        &self,
+        start: &InitialPoisons,
+        go: impl FnOnce(&Refinement, &PixelLimits) -> Result<T, StageError>,
+    ) -> Result<T, StageError> {
+        let Self { params, constraint, .. } = *self;
         let base = base_images(self.train, &start.base)?;
         let range = PixelRange::new(params.linf, params.clip);
         let limits = PixelLimits { base: base.view(), beta: params.beta, range };
-        let descent = Refinement {
-            name: "attack on pixels",
-            steps: params.steps,
-            step: params.step(),
-            labels: &start.labels,
-            constraint,
-        };
-        let pixels = base.mapv(|p| f32::from(p) / 255.0);
-        let (pixels, curve) = descent.run(self.frozen, &limits, objective, pixels, ctx)?;
-        Ok(Attacked { start, pixels, curve })
+        let (steps, step) = (params.steps, params.step());
+        go(&Refinement { name: "attack on pixels", steps, step, labels: &start.labels, constraint }, &limits)
     }
 }
 

@@ -6,13 +6,13 @@
 use hemlock_artifact::{Export, Exported, ExtractorArtifact, Features, PoisonFeatures, Poisons, TargetParams};
 use hemlock_defences::filters::FilterOptions;
 use hemlock_defences::repair::{GradientSteps, fine_tune, gradient_ascent, newton_step};
-use hemlock_defences::{TrainingData, metrics};
+use hemlock_defences::{FilterRef, TrainingData, metrics};
 use hemlock_head::{FitOptions, Head, Samples, accuracy, fit};
 use hemlock_optim::norm;
 use hemlock_stage::{About, Column, Context, ParamError, StageError, StageRole, inputs};
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
 use hemlock_streams::Purpose;
-use hemlock_victims::{FilterRef, TrainingSetChange, VictimData};
+use hemlock_victims::{TrainingSetChange, VictimData};
 use rand::seq::SliceRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

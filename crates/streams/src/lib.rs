@@ -100,6 +100,8 @@ purposes! {
     RefinementFeatures = 30,
     /// The poisons that are found before a head is repaired.
     FoundPoisons = 31,
+    /// What an adaptive attack draws in place of the filter that it simulates.
+    SimulatedFilter = 32,
 }
 
 impl Purpose {

@@ -22,6 +22,18 @@ const HALVINGS: u32 = 40;
 /// Number of rows that one thread projects at a time.
 const ROWS: usize = 32;
 
+/// Something that moves poisoned features into a set.
+pub trait Project: Sync {
+    /// Moves every row of `features`, `[m, d]`, into the set of its label, or near it.
+    fn project(&self, features: &mut Array2<f64>, labels: &[u32]);
+}
+
+impl Project for Constraint {
+    fn project(&self, features: &mut Array2<f64>, labels: &[u32]) {
+        Constraint::project(self, features, labels);
+    }
+}
+
 /// The constraint on poisoned features: a closed set in feature space for each label.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Constraint {

@@ -14,7 +14,7 @@ mod training;
 mod weight_decay;
 
 pub use certified::{Election, Prototypes, Ridge, Voting};
-pub use defence::{DefenceSpec, FilterRef};
+pub use defence::train_behind;
 pub use knn::Knn;
 pub use linear::{LogisticRegression, Sgd, measure};
 pub use mlp::Mlp;

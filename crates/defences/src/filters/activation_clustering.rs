@@ -29,6 +29,7 @@ pub(super) static FILTER: Filter = Filter {
     by_class: true,
     source: "Chen et al., 2018 (thresholds: the defaults of IBM's Adversarial Robustness Toolbox)",
     run,
+    fixed: None,
 };
 
 fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {

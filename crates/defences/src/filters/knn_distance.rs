@@ -14,6 +14,7 @@ pub(super) static FILTER: Filter = Filter {
     by_class: true,
     source: "Koh, Steinhardt & Liang, 2022 (there: the k-NN defence)",
     run,
+    fixed: None,
 };
 
 fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {

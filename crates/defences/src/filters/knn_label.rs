@@ -21,6 +21,7 @@ pub(super) static FILTER: Filter = Filter {
     by_class: false,
     source: "Peri et al., 2020 (deep k-NN)",
     run,
+    fixed: None,
 };
 
 fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {

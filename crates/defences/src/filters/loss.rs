@@ -1,7 +1,10 @@
 //! The loss at a head that is trained on everything.
 
-use super::{Filter, FilterOptions, Filtered, remove_of_classes};
-use crate::losses::{losses, train};
+use hemlock_head::Head;
+use ndarray::{Array1, ArrayView1, s};
+
+use super::{Filter, FilterOptions, Filtered, FixedScore, remove_of_classes};
+use crate::losses::{log_sum_exp, losses, train};
 use crate::{DefenceError, TrainingData};
 
 pub(super) static FILTER: Filter = Filter {
@@ -11,9 +14,30 @@ pub(super) static FILTER: Filter = Filter {
     by_class: true,
     source: "Koh, Steinhardt & Liang, 2022",
     run,
+    fixed: Some(fixed),
 };
 
 fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let scores = losses(&train(set, options.tolerance_for(set))?.0, set);
     Ok(remove_of_classes(set, scores, options.fraction()))
+}
+
+/// The head that is trained on the whole set.
+struct Loss(Head);
+
+fn fixed(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Box<dyn FixedScore>, DefenceError> {
+    Ok(Box::new(Loss(train(set, options.tolerance_for(set))?.0)))
+}
+
+impl FixedScore for Loss {
+    fn at(&self, z: ArrayView1<'_, f64>, label: usize) -> (f64, Array1<f64>) {
+        let packed = self.0.packed();
+        let (weights, bias) = (packed.slice(s![.., ..-1]), packed.slice(s![.., -1]));
+        let logits = weights.dot(&z) + bias;
+        let normalizer = log_sum_exp(logits.view());
+        let loss = normalizer - logits[label];
+        let mut residual = logits.mapv(|logit| (logit - normalizer).exp());
+        residual[label] -= 1.0;
+        (loss, residual.dot(&weights))
+    }
 }

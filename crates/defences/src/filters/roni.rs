@@ -24,6 +24,7 @@ pub(super) static FILTER: Filter = Filter {
     by_class: false,
     source: "Nelson et al., 2008 (reject on negative impact), on groups; scores: Koh & Liang, 2017",
     run,
+    fixed: None,
 };
 
 fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {

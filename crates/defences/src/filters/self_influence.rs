@@ -26,6 +26,7 @@ pub(super) static FILTER: Filter = Filter {
     by_class: true,
     source: "Koh & Liang, 2017",
     run,
+    fixed: None,
 };
 
 /// With `r = p - e` and `a = [z, 1]`, the gradient is `g = r aᵀ`, and the blocks are

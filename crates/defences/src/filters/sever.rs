@@ -30,6 +30,7 @@ pub(super) static FILTER: Filter = Filter {
     by_class: false,
     source: "Diakonikolas et al., 2019",
     run,
+    fixed: None,
 };
 
 fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {

@@ -1,6 +1,8 @@
 //! The distance to the centroid of the sample's own class.
 
-use super::{Filter, FilterOptions, Filtered, by_class, remove_of_classes};
+use ndarray::{Array1, ArrayView1};
+
+use super::{Filter, FilterOptions, Filtered, FixedScore, by_class, centroids, remove_of_classes};
 use crate::linalg::{centre, squared};
 use crate::{DefenceError, TrainingData};
 
@@ -11,6 +13,7 @@ pub(super) static FILTER: Filter = Filter {
     by_class: true,
     source: "Steinhardt, Koh & Liang, 2017; Koh, Steinhardt & Liang, 2022 (there: the L2 defence)",
     run,
+    fixed: Some(fixed),
 };
 
 fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
@@ -20,4 +23,19 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
         Ok(z.rows().into_iter().map(|z| squared(z).sqrt()).collect())
     })?;
     Ok(remove_of_classes(set, scores, options.fraction()))
+}
+
+/// The centroids of the classes that have samples.
+struct Sphere(Vec<Option<Array1<f64>>>);
+
+fn fixed(set: &TrainingData<'_>, _: &FilterOptions) -> Result<Box<dyn FixedScore>, DefenceError> {
+    Ok(Box::new(Sphere(centroids(set))))
+}
+
+impl FixedScore for Sphere {
+    fn at(&self, z: ArrayView1<'_, f64>, label: usize) -> (f64, Array1<f64>) {
+        let off = self.0[label].as_ref().map_or_else(|| Array1::zeros(z.len()), |centroid| &z - centroid);
+        let score = squared(off.view()).sqrt();
+        (score, off / score.max(f64::MIN_POSITIVE))
+    }
 }

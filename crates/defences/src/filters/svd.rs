@@ -1,8 +1,8 @@
 //! The distance to the subspace that holds most of the data.
 
-use ndarray::{Array2, Axis, Slice};
+use ndarray::{Array1, Array2, ArrayView1, Axis, Slice};
 
-use super::{Filter, FilterOptions, Filtered, remove_of_classes};
+use super::{Filter, FilterOptions, Filtered, FixedScore, remove_of_classes};
 use crate::linalg::{eigen, gram, product, squared};
 use crate::{DefenceError, TrainingData};
 
@@ -19,9 +19,21 @@ pub(super) static FILTER: Filter = Filter {
     by_class: true,
     source: "Rubinstein et al., 2009; Koh, Steinhardt & Liang, 2022",
     run,
+    fixed: Some(fixed),
 };
 
 fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+    let basis = basis(set)?;
+    let parts = set.map_chunks(|_, z| {
+        let outside = &z - &product(product(z, basis.view()).view(), basis.t());
+        outside.rows().into_iter().map(|z| squared(z).sqrt()).collect::<Vec<_>>()
+    });
+    let scores = parts.flatten().collect();
+    Ok(remove_of_classes(set, scores, options.fraction()))
+}
+
+/// An orthonormal basis of the subspace, `[d, rank]`.
+fn basis(set: &TrainingData<'_>) -> Result<Array2<f64>, DefenceError> {
     let rows: Vec<usize> = (0..set.len()).collect();
     let zero = Array2::zeros((set.dim(), set.dim()));
     let moments = rows.chunks(ROWS).fold(zero, |sum, rows| sum + gram(set.select(rows).features.view()));
@@ -32,11 +44,20 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
         left -= values[rank];
         rank += 1;
     }
-    let basis = vectors.slice_axis(Axis(1), Slice::from(..rank));
-    let parts = set.map_chunks(|_, z| {
-        let outside = &z - &product(product(z, basis).view(), basis.t());
-        outside.rows().into_iter().map(|z| squared(z).sqrt()).collect::<Vec<_>>()
-    });
-    let scores = parts.flatten().collect();
-    Ok(remove_of_classes(set, scores, options.fraction()))
+    Ok(vectors.slice_axis(Axis(1), Slice::from(..rank)).to_owned())
+}
+
+/// A basis of the subspace.
+struct Subspace(Array2<f64>);
+
+fn fixed(set: &TrainingData<'_>, _: &FilterOptions) -> Result<Box<dyn FixedScore>, DefenceError> {
+    Ok(Box::new(Subspace(basis(set)?)))
+}
+
+impl FixedScore for Subspace {
+    fn at(&self, z: ArrayView1<'_, f64>, _: usize) -> (f64, Array1<f64>) {
+        let outside = &z - &self.0.dot(&self.0.t().dot(&z));
+        let score = squared(outside.view()).sqrt();
+        (score, outside / score.max(f64::MIN_POSITIVE))
+    }
 }

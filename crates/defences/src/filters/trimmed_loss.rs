@@ -15,6 +15,7 @@ pub(super) static FILTER: Filter = Filter {
     by_class: false,
     source: "Shen & Sanghavi, 2019 (iterative trimmed loss minimisation)",
     run,
+    fixed: None,
 };
 
 fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
