@@ -44,6 +44,34 @@ fn a_defence_stands_beside_none_and_its_clean_victim_is_trained_once() {
     assert!(plan.lines().all(|line| !line.starts_with("run")), "{plan}");
 }
 
+/// An adaptive attack is made for each filter, and meets that filter alone. It passes the filter that removed most of
+/// the other poisons.
+#[test]
+fn an_adaptive_attack_passes_the_filter_that_it_knows() {
+    let project = Project::new();
+    let spec = with("[[defence]]\nkind = [\"sphere\", \"svd\"]\nremove = 0.1\n");
+    let adaptive = |on: &str| spec.replace("[poison-features]", &format!("[poison-features]\nadaptive = {on}"));
+    project.spec("adaptive", &adaptive("[false, true]"));
+    let plan = project.ok("plan adaptive").out;
+    assert!(plan.contains("adaptive=sphere(expected=0.05, remove=0.1)"), "{plan}");
+    project.ok("run adaptive");
+    let rows = results(&project, "adaptive");
+    assert_eq!(rows.len(), 4);
+    for kind in ["sphere", "svd"] {
+        let row = |adapts: bool| {
+            let own = |row: &&Value| row["params"]["defence"]["kind"] == kind;
+            let of = |row: &&Value| row["params"]["poison-features"]["adaptive"]["kind"] == kind;
+            rows.iter().filter(own).find(|row| of(row) == adapts).unwrap()
+        };
+        let recall = |adapts: bool| row(adapts)["detection"]["recall"].as_f64().unwrap();
+        assert!(recall(true) <= recall(false), "{kind}: {} and {}", recall(true), recall(false));
+    }
+    project.spec("alone", &TINY.replace("[poison-features]", "[poison-features]\nadaptive = true"));
+    project.fails("plan alone", 2, &["alone.toml", "`adaptive` is true", "[defence]"]);
+    project.spec("word", &adaptive("'sphere'"));
+    project.fails("plan word", 2, &["adaptive", "true or false"]);
+}
+
 #[test]
 fn what_a_filter_cannot_do_is_refused() {
     let project = Project::new();

@@ -21,7 +21,7 @@ use hemlock_head::Samples;
 use hemlock_stage::{ErrorKind, ParamError, StageError};
 use hemlock_streams::Purpose;
 use hemlock_threat::{Constraint, Project};
-use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, Axis, Zip};
+use ndarray::{Array2, ArrayView2, ArrayViewMut1, Axis, Zip};
 use rand::Rng;
 use rayon::prelude::*;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -67,6 +67,15 @@ impl Adaptive {
     #[must_use]
     pub fn is_off(&self) -> bool {
         matches!(self, Self::Switch(false))
+    }
+
+    /// The filter without parameters that have no effect.
+    #[must_use]
+    pub fn resolved(&self) -> Self {
+        match self {
+            Self::To(filter) => Self::To(filter.resolved()),
+            switch => switch.clone(),
+        }
     }
 
     /// The filter that the attack adapts to, if it does, with draws of its own.
@@ -119,13 +128,13 @@ pub struct Evasion<'a> {
 }
 
 /// Poisons that go back towards what the filter keeps.
-pub trait Poisons {
+pub trait Retreat {
     /// Moves some poisons back, so that the given share of their way is left, and returns the features of these,
-    /// `[rows, d]`. `passing` are the clean samples that the filter keeps.
+    /// `[rows, d]`. `least` are the clean samples that the filter suspects least of each class.
     ///
     /// # Errors
     /// Returns an error if the features cannot be computed.
-    fn back(&mut self, rows: &[usize], share: f64, passing: &[usize]) -> Result<Array2<f64>, StageError>;
+    fn back(&mut self, rows: &[usize], share: f64, least: &[Option<usize>]) -> Result<Array2<f64>, StageError>;
 }
 
 impl<'a> Evasion<'a> {
@@ -168,25 +177,38 @@ impl<'a> Evasion<'a> {
     /// Returns an error if the filter cannot be applied, or if the poisons' features cannot be computed.
     pub fn retreat(
         &self,
-        poisons: &mut dyn Poisons,
+        poisons: &mut dyn Retreat,
         features: &mut Array2<f64>,
         labels: &[u32],
     ) -> Result<Vec<bool>, StageError> {
-        let mut all = self.apply(features.view(), labels, |_, filtered| Ok(filtered.kept()))?;
-        let passing: Vec<usize> = (0..self.clean.len()).filter(|row| all[*row]).collect();
-        let mut kept = all.split_off(self.clean.len());
+        let (mut kept, least) = self.apply(features.view(), labels, |_, filtered| {
+            let least = self.least_suspicious(&filtered.scores);
+            Ok((filtered.kept().split_off(self.clean.len()), least))
+        })?;
         for share in BACK {
             let removed: Vec<usize> = (0..kept.len()).filter(|row| !kept[*row]).collect();
             if removed.is_empty() {
                 break;
             }
-            let moved = poisons.back(&removed, share, &passing)?;
+            let moved = poisons.back(&removed, share, &least)?;
             for (row, moved) in removed.iter().zip(moved.outer_iter()) {
                 features.row_mut(*row).assign(&moved);
             }
             kept = self.keeps(features.view(), labels)?;
         }
         Ok(kept)
+    }
+
+    /// For each class, the clean sample with the smallest score.
+    fn least_suspicious(&self, scores: &[f64]) -> Vec<Option<usize>> {
+        let mut least: Vec<Option<usize>> = vec![None; self.clean.classes()];
+        for (row, label) in self.clean.labels().iter().enumerate() {
+            let least = &mut least[*label as usize];
+            if least.is_none_or(|other| scores[row] < scores[other]) {
+                *least = Some(row);
+            }
+        }
+        least
     }
 
     /// The set that poisons stay in during a turn that starts at `features`, `[m, d]`: the constraint and, if the score
@@ -264,45 +286,100 @@ fn lower(mut z: ArrayViewMut1<f64>, label: usize, score: &dyn FixedScore, most: 
     }
 }
 
-/// Poisoned features, which go back towards the nearest clean sample of their label that the filter keeps.
+/// Poisoned features, which go back towards the clean sample of their label that the filter suspects least.
 pub struct FeaturePoisons<'a> {
     clean: Samples<'a>,
     features: Array2<f64>,
     labels: Vec<u32>,
-    /// The clean sample that each poison goes back to, once it is known.
-    ends: Vec<Option<usize>>,
 }
 
 impl<'a> FeaturePoisons<'a> {
     /// Poisons with the given features, `[m, d]`.
     #[must_use]
     pub fn new(clean: Samples<'a>, features: Array2<f64>, labels: &[u32]) -> Self {
-        Self { clean, features, labels: labels.to_vec(), ends: vec![None; labels.len()] }
-    }
-
-    /// The nearest of the clean samples `passing` with the label of a poison; without one, the nearest of all labels.
-    fn nearest(&self, row: usize, passing: &[usize]) -> Option<usize> {
-        let own = |other: &&usize| self.clean.labels()[**other] == self.labels[row];
-        let of_label: Vec<usize> = passing.iter().filter(own).copied().collect();
-        let among = if of_label.is_empty() { passing } else { &of_label };
-        let here = self.features.row(row);
-        let away = |z: ArrayView1<f64>| Zip::from(z).and(here).fold(0.0, |sum, a, b| sum + (a - b) * (a - b));
-        let distances = self.clean.select(among).outer_iter().map(away).collect::<Vec<f64>>();
-        let nearest = (0..among.len()).min_by(|a, b| distances[*a].total_cmp(&distances[*b]));
-        nearest.map(|i| among[i])
+        Self { clean, features, labels: labels.to_vec() }
     }
 }
 
-impl Poisons for FeaturePoisons<'_> {
-    fn back(&mut self, rows: &[usize], share: f64, passing: &[usize]) -> Result<Array2<f64>, StageError> {
+impl Retreat for FeaturePoisons<'_> {
+    fn back(&mut self, rows: &[usize], share: f64, least: &[Option<usize>]) -> Result<Array2<f64>, StageError> {
         for row in rows {
-            if self.ends[*row].is_none() {
-                self.ends[*row] = self.nearest(*row, passing);
-            }
-            let Some(end) = self.ends[*row] else { continue };
+            let Some(end) = least[self.labels[*row] as usize] else { continue };
             let end = self.clean.select(&[end]);
             Zip::from(self.features.row_mut(*row)).and(end.row(0)).for_each(|z, end| *z = end + share * (*z - end));
         }
         Ok(self.features.select(Axis(0), rows))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Clouds, clouds};
+    use hemlock_defences::filters::FILTERS;
+    use serde_json::json;
+
+    /// The filter of the given name against poisons of the clouds.
+    fn evasion<'a>(setting: &'a Clouds, kind: &str) -> Evasion<'a> {
+        let filter = serde_json::from_value(json!({ "kind": kind, "remove": 0.1 })).unwrap();
+        Evasion { filter, clean: setting.clean(), weight_decay: 1e-2, seed: 0 }
+    }
+
+    /// Poisons far out, all of which the sphere removes.
+    fn far(count: usize) -> (Array2<f64>, Vec<u32>) {
+        let (z, labels) = clouds(count, 3);
+        (z * 20.0, labels)
+    }
+
+    #[test]
+    fn poisons_go_back_until_every_filter_keeps_them() {
+        let setting = Clouds::new();
+        for filter in FILTERS {
+            let evasion = evasion(&setting, filter.name);
+            let (mut z, labels) = far(6);
+            let before = evasion.keeps(z.view(), &labels).unwrap();
+            let mut moving = FeaturePoisons::new(setting.clean(), z.clone(), &labels);
+            let after = evasion.retreat(&mut moving, &mut z, &labels).unwrap();
+            assert_eq!(after, evasion.keeps(z.view(), &labels).unwrap());
+            let count = |kept: &[bool]| kept.iter().filter(|kept| **kept).count();
+            assert!(count(&after) >= count(&before), "{}: {before:?} and {after:?}", filter.name);
+            if ["sphere", "slab", "loss", "svd", "knn-distance", "spectral"].contains(&filter.name) {
+                assert_eq!(count(&after), 6, "{}: {after:?}", filter.name);
+            }
+        }
+    }
+
+    /// Projected poisons have scores just below those that the filter keeps, and keep to the constraint.
+    #[test]
+    fn poisons_stay_below_the_scores_that_pass() {
+        let setting = Clouds::new();
+        for kind in ["sphere", "slab", "svd", "loss", "spectral"] {
+            let evasion = evasion(&setting, kind);
+            let (near, labels) = clouds(6, 3);
+            let constraint = Constraint::ball(3.0);
+            let passing = evasion.passing(&constraint, near.view(), &labels).unwrap();
+            let (score, most) = passing.score.as_ref().unwrap();
+            let mut z = far(6).0;
+            passing.project(&mut z, &labels);
+            for (row, label) in z.rows().into_iter().zip(&labels) {
+                assert!(row.dot(&row).sqrt() <= 3.0 + 1e-9);
+                let (value, most) = (score.at(row, *label as usize).0, most[*label as usize]);
+                assert!(value <= most * 1.05 + 1e-9, "{kind}: {value} above {most}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_value_is_that_of_the_poisons_which_are_kept() {
+        let setting = Clouds::new();
+        let mut objective =
+            crate::BilevelObjective::new(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2, 1.0)
+                .unwrap();
+        let (z, labels) = clouds(6, 3);
+        let some = Evasion::value(&mut objective, &z, &labels, &[true, false, true, true, false, false]).unwrap();
+        let alone = z.select(Axis(0), &[0, 2, 3]);
+        let expected = objective.evaluate(alone.view(), &[labels[0], labels[2], labels[3]]).unwrap().value;
+        assert!((some - expected).abs() < 1e-6, "{some} and {expected}");
+        assert_eq!(Evasion::value(&mut objective, &z, &labels, &[false; 6]).unwrap(), f64::INFINITY);
     }
 }

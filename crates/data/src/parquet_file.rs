@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock};
 
@@ -35,7 +36,7 @@ impl ParquetFile {
     pub fn open(path: &Path) -> Result<Self, DataError> {
         let file = open_file(path).map_err(DataError::io("read", path))?;
         let length = file.metadata().map_err(DataError::io("read", path))?.len();
-        let reader = SerializedFileReader::new(file).map_err(|error| damaged(path, error))?;
+        let reader = guarded(|| SerializedFileReader::new(file)).map_err(|error| damaged(path, error))?;
         check_ranges(reader.metadata(), length).map_err(|reason| damaged(path, reason))?;
         let schema = reader.metadata().file_metadata().schema_descr();
         let columns = schema.columns().iter().map(|column| column.path().string()).collect();
@@ -82,9 +83,8 @@ impl ParquetFile {
     pub fn labels(&self, column: usize) -> Result<Vec<Label>, DataError> {
         let mut labels = Vec::new();
         for group in 0..self.reader.num_row_groups() {
-            let read = self.reader.get_row_group(group).and_then(|group| group.get_column_reader(column));
             let integral = |number: f64| (number.fract() == 0.0).then_some(Label::Number(number as i64));
-            let read = read.and_then(|reader| match reader {
+            let read = guarded(|| match self.reader.get_row_group(group)?.get_column_reader(column)? {
                 ColumnReader::Int32ColumnReader(mut reader) => {
                     values(&mut reader, &mut labels, |number| Some(Label::Number((*number).into())))
                 }
@@ -130,6 +130,14 @@ fn check_ranges(metadata: &ParquetMetaData, length: u64) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Calls the Parquet reader, which panics on some damaged files, and returns a panic as an error.
+fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
+        Err(ParquetError::General(text.unwrap_or("its reader failed").to_owned()))
+    })
 }
 
 fn damaged(path: &Path, error: impl ToString) -> DataError {
@@ -253,13 +261,14 @@ impl PoolImages for ParquetImages {
                 Some(at) if at.shard == shard && (at.row..at.end).contains(&row) => at,
                 Some(at) if at.shard == shard => {
                     tracing::debug!(group = at.group, row, "next row group");
-                    Cursor::open(shard, at.file, *column, row).map_err(|error| damaged(path, error))?
+                    guarded(|| Cursor::open(shard, at.file, *column, row)).map_err(|error| damaged(path, error))?
                 }
                 _ => {
-                    Cursor::open(shard, ParquetFile::open(path)?, *column, row).map_err(|error| damaged(path, error))?
+                    let file = ParquetFile::open(path)?;
+                    guarded(|| Cursor::open(shard, file, *column, row)).map_err(|error| damaged(path, error))?
                 }
             };
-            block.insert(index, at.read(row).map_err(|error| error.to_string()));
+            block.insert(index, guarded(|| at.read(row)).map_err(|error| error.to_string()));
             *cursor = Some(at);
         }
         *self.block.write().unwrap_or_else(PoisonError::into_inner) = block;

@@ -77,8 +77,8 @@ impl EvadingImages<'_, '_> {
     }
 }
 
-impl adaptive::Poisons for EvadingImages<'_, '_> {
-    fn back(&mut self, rows: &[usize], share: f64, _: &[usize]) -> Result<Array2<f64>, StageError> {
+impl adaptive::Retreat for EvadingImages<'_, '_> {
+    fn back(&mut self, rows: &[usize], share: f64, _: &[Option<usize>]) -> Result<Array2<f64>, StageError> {
         for row in rows {
             let (image, base) = (self.pixels.index_axis_mut(Axis(0), *row), self.limits.base.index_axis(Axis(0), *row));
             Zip::from(image).and(base).for_each(|x, base| {

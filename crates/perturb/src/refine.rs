@@ -236,6 +236,7 @@ mod tests {
     use hemlock_fixtures::{context, network, on_threads, patterns};
     use hemlock_head::{FitOptions, Head, Samples, fit};
     use hemlock_models::Extractor;
+    use hemlock_threat::Constraint;
 
     const DECAY: f64 = 1e-2;
 

@@ -245,7 +245,11 @@ impl Spec {
                 Some(profile) if profile.nodes.contains(&node.name) => [&[PROFILES, &profile.name], &own[..]].concat(),
                 _ => own,
             };
-            variants.insert(node.name, check(node, value, &at, source, overrides)?);
+            let checked = check(node, value, &at, source, overrides)?;
+            // An empty array of tables takes a node out of a spec that this one extends.
+            if !checked.is_empty() {
+                variants.insert(node.name, checked);
+            }
         }
         if let Some(unknown) = first_leaf(&root, graph) {
             return Err(unknown_key(&unknown, graph, source));

@@ -268,6 +268,7 @@ impl hemlock_stage::Stage for Stage {
             start: Some(params.start()),
             base: Some(params.base()),
             label_update_interval: params.label_update_interval(),
+            adaptive: params.adaptive.resolved(),
             own: params.own.of(params.attack).map_err(serde_json::Error::custom)?,
             ..params.clone()
         };

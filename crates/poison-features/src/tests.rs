@@ -64,7 +64,7 @@ fn adversarial_labels_contain_clean_ones() {
 fn all_fields_are_known() {
     let mut table = json!({
         "attack": "bilevel", "poison_fraction": 0.1, "label_update_interval": 1, "start": "clean", "base": "start", "steps": 1, "step": 1.0,
-        "patience": 1, "max_seconds": 1.0,
+        "patience": 1, "max_seconds": 1.0, "adaptive": true,
     });
     let params: Params = serde_json::from_value(table.clone()).unwrap();
     params.check().unwrap();

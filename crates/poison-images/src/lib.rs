@@ -70,8 +70,8 @@ pub struct Params {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub step: Option<f64>,
-    /// Whether the attack knows the filter of the victim, and moves images such that it keeps them. It then makes images
-    /// for every filter of `[[defence]]`, and they meet that filter alone.
+    /// Whether the attack knows the filter of the victim, and moves images such that it keeps them. It then makes
+    /// images for every filter of `[[defence]]`, and they meet that filter alone.
     #[serde(default, skip_serializing_if = "Adaptive::is_off")]
     pub adaptive: Adaptive,
     /// The attack's own parameters.
@@ -186,7 +186,8 @@ impl hemlock_stage::Stage for Stage {
 
     fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
         let own = params.own.of(params.attack).map_err(serde_json::Error::custom)?;
-        let resolved = Params { start: Some(params.start()), step: Some(params.step()), own, ..params.clone() };
+        let (start, step, adaptive) = (Some(params.start()), Some(params.step()), params.adaptive.resolved());
+        let resolved = Params { start, step, own, adaptive, ..params.clone() };
         let mut value = serde_json::to_value(resolved)?;
         if let Some(fields) = value.as_object_mut() {
             fields.retain(|field, _| match field.as_str() {

@@ -197,7 +197,7 @@ fn neither_runs_nor_threads_change_a_byte() {
 
 #[test]
 fn all_fields_are_known_and_images_start_at_images() {
-    let whole = params(json!({ "start": "clean", "linf": "1/255", "step": 0.1 }));
+    let whole = params(json!({ "start": "clean", "linf": "1/255", "step": 0.1, "adaptive": true }));
     let own = whole.own.clone().into_table();
     let table = serde_json::to_value(whole).unwrap();
     let fields: Vec<&String> = table.as_object().unwrap().keys().filter(|field| !own.contains_key(*field)).collect();

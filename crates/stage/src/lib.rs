@@ -63,8 +63,8 @@ pub trait Stage: Send + Sync + 'static {
     /// Pairs of a role, and the role that is read in its place if the pipeline has it. What fills the former is then
     /// not checked by [`Stage::accepts`].
     const INSTEAD: &'static [(&'static str, &'static str)] = &[];
-    /// A field, and a node whose parameters it stands for if it is `true`. A plan then makes one variant for each of the
-    /// node's, with these parameters in the field, and its branches have no other variant of the node.
+    /// A field, and a node whose parameters it stands for if it is `true`. A plan then makes one variant for each of
+    /// the node's, with these parameters in the field, and its branches have no other variant of the node.
     const ADAPTS_TO: Option<(&'static str, &'static str)> = None;
     /// Parameters, parsed from the stage's table in the spec.
     type Params: Params;
