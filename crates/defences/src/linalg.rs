@@ -3,9 +3,11 @@
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::solvers::DenseSolveCore;
+use faer::linalg::triangular_inverse::invert_lower_triangular;
+use faer::traits::ComplexField;
 use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
 use hemlock_optim::{inner, norm};
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, CowArray, Ix2};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, CowArray, Ix2, LinalgScalar};
 use rayon::prelude::*;
 
 use crate::DefenceError;
@@ -49,20 +51,34 @@ pub(crate) fn times(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f6
 }
 
 /// `A Bᵀ`, on one thread.
-pub(crate) fn times_transposed(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64> {
+pub(crate) fn times_transposed<F>(a: ArrayView2<'_, F>, b: ArrayView2<'_, F>) -> Array2<F>
+where
+    F: LinalgScalar + ComplexField,
+{
     let (a, b) = (a.as_standard_layout(), b.as_standard_layout());
     let mut out = Array2::zeros((a.nrows(), b.nrows()));
-    matmul(faer_mut(&mut out), Accum::Replace, faer_of(&a), faer_of(&b).transpose(), 1.0, Par::Seq);
+    matmul(faer_mut(&mut out), Accum::Replace, faer_of(&a), faer_of(&b).transpose(), F::one(), Par::Seq);
+    out
+}
+
+/// `A Lᵀ`, on one thread, for a lower triangular matrix `L`.
+fn times_transposed_lower(a: ArrayView2<'_, f64>, lower: ArrayView2<'_, f64>) -> Array2<f64> {
+    let (a, lower) = (a.as_standard_layout(), lower.as_standard_layout());
+    let mut out = Array2::zeros((a.nrows(), lower.nrows()));
+    use BlockStructure::{Rectangular, TriangularUpper};
+    let (left, right) = (faer_of(&a), faer_of(&lower).transpose());
+    let to = faer_mut(&mut out);
+    triangular::matmul(to, Rectangular, Accum::Replace, left, Rectangular, right, TriangularUpper, 1.0, Par::Seq);
     out
 }
 
 /// A matrix in standard layout, as the library reads it.
-fn faer_of<'a>(matrix: &'a CowArray<'_, f64, Ix2>) -> MatRef<'a, f64> {
+fn faer_of<'a, F>(matrix: &'a CowArray<'_, F, Ix2>) -> MatRef<'a, F> {
     let slice = matrix.as_slice().expect("a matrix in standard layout is contiguous");
     MatRef::from_row_major_slice(slice, matrix.nrows(), matrix.ncols())
 }
 
-fn faer_mut(matrix: &mut Array2<f64>) -> MatMut<'_, f64> {
+fn faer_mut<F>(matrix: &mut Array2<F>) -> MatMut<'_, F> {
     let (rows, columns) = matrix.dim();
     let slice = matrix.as_slice_mut().expect("a new matrix is contiguous");
     MatMut::from_row_major_slice_mut(slice, rows, columns)
@@ -89,12 +105,40 @@ pub(crate) fn eigen(matrix: &Array2<f64>) -> Result<(Array1<f64>, Array2<f64>), 
 
 /// The inverse of a symmetric positive definite matrix. `what` names it in errors.
 pub(crate) fn inverse(matrix: &Array2<f64>, what: &'static str) -> Result<Array2<f64>, DefenceError> {
-    // A unit diagonal before the factorisation makes it independent of the units of the features.
-    let scale: Array1<f64> = matrix.diag().mapv(|value| if value > 0.0 { value.sqrt().recip() } else { 1.0 });
-    let scaled = Array2::from_shape_fn(matrix.dim(), |(i, j)| matrix[(i, j)] * scale[i] * scale[j]);
-    let factor = to_faer(&scaled).llt(Side::Lower).map_err(|_| DefenceError::Singular { what })?;
+    let (scaled, scale) = unit_diagonal(matrix);
+    let factor = scaled.llt(Side::Lower).map_err(|_| DefenceError::Singular { what })?;
     let inverse = factor.inverse();
-    let inverse = Array2::from_shape_fn(matrix.dim(), |(i, j)| inverse[(i, j)] * scale[i] * scale[j]);
+    finite(Array2::from_shape_fn(matrix.dim(), |(i, j)| inverse[(i, j)] * scale[i] * scale[j]), what)
+}
+
+/// The inverse `T` of the Cholesky factor of a symmetric positive definite matrix, so that `xᵀ M⁻¹ x = |T x|²`. It is
+/// lower triangular. `what` names the matrix in errors.
+pub(crate) fn whitening(matrix: &Array2<f64>, what: &'static str) -> Result<Array2<f64>, DefenceError> {
+    let (scaled, scale) = unit_diagonal(matrix);
+    let factor = scaled.llt(Side::Lower).map_err(|_| DefenceError::Singular { what })?;
+    let mut inverse = Mat::zeros(matrix.nrows(), matrix.ncols());
+    invert_lower_triangular(inverse.as_mut(), factor.L(), Par::Seq);
+    finite(Array2::from_shape_fn(matrix.dim(), |(i, j)| if j > i { 0.0 } else { inverse[(i, j)] * scale[j] }), what)
+}
+
+/// The squared norms `|T a|²`, `[n]`, of the rows `a` of a matrix `[n, d]`, with the result of [`whitening`]. On one
+/// thread.
+pub(crate) fn whitened_squares(a: ArrayView2<'_, f64>, whitening: ArrayView2<'_, f64>) -> Vec<f64> {
+    let of = |a: ArrayView2<'_, f64>| {
+        let rows = times_transposed_lower(a, whitening);
+        rows.rows().into_iter().map(squared).collect::<Vec<_>>()
+    };
+    a.axis_chunks_iter(Axis(0), 256).flat_map(of).collect()
+}
+
+/// A symmetric matrix scaled to a unit diagonal, which makes a factorisation independent of the units of the features;
+/// and the factors of its rows and columns.
+fn unit_diagonal(matrix: &Array2<f64>) -> (Mat<f64>, Array1<f64>) {
+    let scale: Array1<f64> = matrix.diag().mapv(|value| if value > 0.0 { value.sqrt().recip() } else { 1.0 });
+    (Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| matrix[(i, j)] * scale[i] * scale[j]), scale)
+}
+
+fn finite(inverse: Array2<f64>, what: &'static str) -> Result<Array2<f64>, DefenceError> {
     if inverse.iter().all(|value| value.is_finite()) { Ok(inverse) } else { Err(DefenceError::Singular { what }) }
 }
 
@@ -187,10 +231,19 @@ mod tests {
         let (wide, other) = (random(9, 7, 2), random(5, 7, 3));
         assert_close(&times_transposed(wide.view(), other.view()), &wide.dot(&other.t()), 1e-12);
         assert_close(&times(wide.view(), other.t()), &wide.dot(&other.t()), 1e-12);
+        let whitening = whitening(&moments, "it").unwrap();
+        assert_close(&whitening.t().dot(&whitening).dot(&moments), &Array2::eye(7), 1e-10);
+        let solved = z.dot(&inverse(&moments, "it").unwrap());
+        for ((square, z), solved) in
+            whitened_squares(z.view(), whitening.view()).iter().zip(z.rows()).zip(solved.rows())
+        {
+            assert!((square - z.dot(&solved)).abs() < 1e-12);
+        }
         let top = largest_eigenvector(|v| v.dot(&moments), (1, 7), None, 1e-8).unwrap();
         let expected = vectors.slice(ndarray::s![.., ..1]);
         assert_close(&(&top * top.dot(&expected)), &expected.t().to_owned(), 1e-5);
         let flat = Array2::ones((3, 3));
         assert_eq!(inverse(&flat, "it"), Err(DefenceError::Singular { what: "it" }));
+        assert_eq!(super::whitening(&flat, "it"), Err(DefenceError::Singular { what: "it" }));
     }
 }

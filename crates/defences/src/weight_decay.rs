@@ -3,12 +3,17 @@
 //! Victims with a fixed weight decay look more fragile than victims that choose it (Carnerero-Cano et al., 2021 and
 //! 2023): where poisons force large weights, another weight decay is better on data that the poisons are not part of.
 
-use hemlock_head::{FitOptions, Head, HeadError, Preconditioner, Samples, accuracy, fit, mean_loss};
+use hemlock_head::{FitOptions, Head, HeadError, Preconditioner, Samples, fit, judgements};
 use std::sync::Arc;
 
 use crate::hash::{hashes, part, word};
-use crate::losses::rough_tolerance;
-use crate::{DefenceError, TrainingData};
+use crate::losses::losses;
+use crate::{DefenceError, Subset, TrainingData};
+
+/// The gradient norm at which the heads that are compared count as trained.
+const TOLERANCE: f64 = 1e-4;
+/// Number of standard errors after which a weight decay is dropped from cross-validation.
+const HOPELESS: f64 = 6.0;
 
 const PURPOSE: &str = "hemlock 2026 folds of the choice of weight decay";
 
@@ -37,7 +42,8 @@ pub enum Criterion {
 pub struct Candidate {
     /// The weight decay.
     pub weight_decay: f64,
-    /// The mean cross-entropy on data that were not trained on, in nats.
+    /// The mean cross-entropy on data that were not trained on, in nats. For a weight decay that was dropped from
+    /// cross-validation, these are the folds until then.
     pub loss: f64,
     /// The accuracy on the same data, in `[0, 1]`.
     pub accuracy: f64,
@@ -57,8 +63,10 @@ pub struct ChosenDecay {
 ///
 /// Heads are trained from the largest weight decay to the smallest, each from the one before it; in cross-validation,
 /// heads of other folds start from those of the first one, moved by what the fold changed before. As losses are
-/// compared and the heads are not used, training ends at a gradient norm of three times the weight decay, but at least
-/// 1e-6 and at most 1e-4.
+/// compared and the heads are not used, training ends at a gradient norm of 1e-4. The losses of weight decays below
+/// 1e-4 are then off by less than 1e-3 nats, which is less than they vary with the samples that are held out. In
+/// cross-validation, a weight decay is dropped after the fold at which it is worse than the best one by more than 6
+/// standard errors of the mean difference.
 ///
 /// # Errors
 /// Returns an error if the grid is empty or has a value that is not finite and positive, if the share or the number of
@@ -85,24 +93,29 @@ pub fn choose(
             DefenceError::check_positive("the share that is held out", share)?;
             DefenceError::check_share("the share that is held out", share)?;
             let below = (share * u64::MAX as f64) as u64;
-            let held_out: Vec<bool> = hashes(set, PURPOSE).iter().map(|hash| word(hash, 0) < below).collect();
-            grid.add_held_out(set, &held_out, None, &mut sums)?;
+            let held_out = hashes(set, PURPOSE).iter().map(|hash| usize::from(word(hash, 0) < below)).collect();
+            let parts = Parts::of(set, held_out, 2)?;
+            grid.add(&parts.without(1), &[parts.0[1].samples()], None, &mut sums)?;
         }
         Trial::Folds(folds) => {
             DefenceError::check_count("the number of folds", folds, 2, set.len())?;
-            let hashes = hashes(set, PURPOSE);
+            let parts = Parts::of(set, hashes(set, PURPOSE).iter().map(|hash| part(hash, folds)).collect(), folds)?;
             let mut starts = None;
-            for fold in 0..folds {
-                let held_out: Vec<bool> = hashes.iter().map(|hash| part(hash, folds) == fold).collect();
+            for (fold, held_out) in parts.0.iter().enumerate() {
                 // A fold may be empty if there are few samples.
-                if held_out.contains(&true) {
-                    let heads = grid.add_held_out(set, &held_out, starts.as_deref(), &mut sums)?;
+                if !held_out.labels.is_empty() {
+                    let heads = grid.add(&parts.without(fold), &[held_out.samples()], starts.as_deref(), &mut sums)?;
                     starts.get_or_insert(heads);
+                    drop_hopeless(&mut sums, criterion);
                 }
             }
         }
     }
-    let mut candidates: Vec<Candidate> = grid.0.iter().zip(sums).map(|((decay, _), sum)| sum.mean(*decay)).collect();
+    // A dropped weight decay is not chosen, whatever it does on the samples that it was compared on.
+    let dropped: Vec<f64> =
+        grid.0.iter().zip(&sums).filter(|(_, sum)| sum.dropped).map(|((decay, _), _)| *decay).collect();
+    let mut candidates: Vec<Candidate> =
+        grid.0.iter().zip(sums).map(|((decay, _), sum)| sum.mean(*decay)).collect::<Result<_, _>>()?;
     // The first of equals has the largest weight decay.
     let better = |best: Candidate, next: Candidate| {
         let is_better = match criterion {
@@ -111,7 +124,8 @@ pub fn choose(
         };
         if is_better { next } else { best }
     };
-    let best = candidates.iter().copied().reduce(better).ok_or(HeadError::Empty)?;
+    let running = candidates.iter().copied().filter(|candidate| !dropped.contains(&candidate.weight_decay));
+    let best = running.reduce(better).ok_or(HeadError::Empty)?;
     candidates.reverse();
     Ok(ChosenDecay { best, candidates })
 }
@@ -119,76 +133,127 @@ pub fn choose(
 /// Weight decays, largest first, with their preconditioners.
 struct Grid(Vec<(f64, Arc<Preconditioner>)>);
 
-impl Grid {
-    /// Trains on what is not held out, and adds what each head does on what is held out. Returns the heads.
-    fn add_held_out(
-        &self,
-        set: &TrainingData<'_>,
-        held_out: &[bool],
-        starts: Option<&[Head]>,
-        sums: &mut [Sums],
-    ) -> Result<Vec<Head>, DefenceError> {
-        let outside: Vec<bool> = held_out.iter().map(|held_out| !held_out).collect();
-        let (rest, held_out) = (set.filter(&outside)?, set.filter(held_out)?);
-        self.add(&[rest.samples()], &[held_out.samples()], starts, sums)
+/// Copies of the parts of a training set.
+struct Parts(Vec<Subset>);
+
+impl Parts {
+    /// `part` has the part of every sample.
+    fn of(set: &TrainingData<'_>, part: Vec<usize>, count: usize) -> Result<Self, DefenceError> {
+        let of = |one: usize| set.filter(&part.iter().map(|part| *part == one).collect::<Vec<_>>());
+        Ok(Self((0..count).map(of).collect::<Result<_, _>>()?))
     }
 
+    /// The samples of all parts but one.
+    fn without(&self, left_out: usize) -> Vec<Samples<'_>> {
+        let others = self.0.iter().enumerate().filter(|(part, _)| *part != left_out);
+        others.map(|(_, part)| part.samples()).collect()
+    }
+}
+
+impl Grid {
+    /// Trains with every weight decay that is not dropped yet, and adds what each head does on `judge`. Returns the
+    /// heads.
     fn add(
         &self,
         train: &[Samples<'_>],
         judge: &[Samples<'_>],
-        starts: Option<&[Head]>,
+        starts: Option<&[Option<Head>]>,
         sums: &mut [Sums],
-    ) -> Result<Vec<Head>, DefenceError> {
-        let mut heads: Vec<Head> = Vec::with_capacity(self.0.len());
+    ) -> Result<Vec<Option<Head>>, DefenceError> {
+        let mut heads: Vec<Option<Head>> = Vec::with_capacity(self.0.len());
+        let mut last: Option<usize> = None;
         for (i, ((weight_decay, preconditioner), sum)) in self.0.iter().zip(sums).enumerate() {
-            let start = match (starts, heads.last()) {
+            if sum.dropped {
+                heads.push(None);
+                continue;
+            }
+            let own = starts.and_then(|starts| starts[i].as_ref());
+            let before = last.and_then(|last| heads[last].as_ref());
+            let started = starts.zip(last).and_then(|(starts, last)| starts[last].as_ref());
+            let start = match (own, before, started) {
                 // What this fold changed at the weight decay before, it changes again, nearly.
-                (Some(starts), Some(last)) => {
-                    let packed = &starts[i].packed() + &last.packed() - starts[i - 1].packed();
-                    Some(Head::from_packed(packed)?)
+                (Some(own), Some(before), Some(started)) => {
+                    Some(Head::from_packed(&own.packed() + &before.packed() - started.packed())?)
                 }
-                (Some(starts), None) => starts.first().cloned(),
-                (None, last) => last.cloned(),
+                (Some(own), ..) => Some(own.clone()),
+                (None, before, _) => before.cloned(),
             };
             let options = FitOptions {
-                gradient_tolerance: rough_tolerance(*weight_decay),
+                gradient_tolerance: TOLERANCE,
                 start,
                 preconditioner: Some(Arc::clone(preconditioner)),
                 ..FitOptions::new(*weight_decay)
             };
             let head = fit(train, &options, &|_, _| true)?.head;
-            let count: usize = judge.iter().map(Samples::len).sum();
-            sum.count += count as f64;
-            sum.loss += mean_loss(&head, judge)? * count as f64;
-            for block in judge.iter().filter(|block| !block.is_empty()) {
-                sum.hits += accuracy(&head, *block)? * block.len() as f64;
-            }
-            heads.push(head);
+            sum.add(&head, judge)?;
+            heads.push(Some(head));
+            last = Some(i);
         }
         Ok(heads)
     }
 }
 
-/// Sums over samples that were not trained on.
+/// What a weight decay does on samples that were not trained on.
 #[derive(Clone, Default)]
 struct Sums {
-    count: f64,
-    loss: f64,
-    hits: f64,
+    /// The cross-entropy of every sample, and whether it is predicted correctly.
+    each: Vec<(f64, bool)>,
+    /// Whether no more heads are trained with it.
+    dropped: bool,
 }
 
 impl Sums {
-    fn mean(&self, weight_decay: f64) -> Candidate {
-        Candidate { weight_decay, loss: self.loss / self.count, accuracy: self.hits / self.count }
+    fn add(&mut self, head: &Head, judge: &[Samples<'_>]) -> Result<(), DefenceError> {
+        for block in judge.iter().filter(|block| !block.is_empty()) {
+            let hits = judgements(head, *block)?.into_iter().map(|(right, _)| right);
+            let losses = losses(head, &TrainingData::new(std::slice::from_ref(block), 0.0, 0)?);
+            self.each.extend(losses.into_iter().zip(hits));
+        }
+        Ok(())
+    }
+
+    fn mean(&self, weight_decay: f64) -> Result<Candidate, HeadError> {
+        if self.each.is_empty() {
+            return Err(HeadError::Empty);
+        }
+        let count = self.each.len() as f64;
+        let loss = self.each.iter().map(|(loss, _)| loss).sum::<f64>() / count;
+        let accuracy = self.each.iter().filter(|(_, right)| *right).count() as f64 / count;
+        Ok(Candidate { weight_decay, loss, accuracy })
+    }
+}
+
+/// Drops the weight decays that are worse than the best one so far by more than [`HOPELESS`] standard errors of the
+/// mean difference on the same samples: a race (Maron & Moore, 1994).
+fn drop_hopeless(sums: &mut [Sums], criterion: Criterion) {
+    let worse = |one: &(f64, bool), other: &(f64, bool)| match criterion {
+        Criterion::Loss => one.0 - other.0,
+        Criterion::Accuracy => f64::from(u8::from(other.1)) - f64::from(u8::from(one.1)),
+    };
+    // The mean difference to another weight decay, and its standard error.
+    let difference = |one: &Sums, other: &Sums| {
+        let count = one.each.len() as f64;
+        let each = || one.each.iter().zip(&other.each).map(|(one, other)| worse(one, other));
+        let mean = each().sum::<f64>() / count;
+        (mean, (each().map(|worse| (worse - mean).powi(2)).sum::<f64>() / (count * (count - 1.0).max(1.0))).sqrt())
+    };
+    let running: Vec<usize> = (0..sums.len()).filter(|i| !sums[*i].dropped).collect();
+    let best = running.iter().copied().reduce(
+        |best, next| {
+            if difference(&sums[next], &sums[best]).0 < 0.0 { next } else { best }
+        },
+    );
+    for i in running {
+        let (mean, error) = best.map_or((0.0, 0.0), |best| difference(&sums[i], &sums[best]));
+        sums[i].dropped = mean > HOPELESS * error && mean > 0.0;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Subset;
     use hemlock_head::testing::GaussianClusters;
+    use hemlock_head::{accuracy, mean_loss};
 
     const GRID: [f64; 4] = [1e-1, 1e-4, 1e-2, 1e-3];
 

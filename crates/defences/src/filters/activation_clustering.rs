@@ -4,7 +4,7 @@ use hemlock_head::subsample;
 use ndarray::{Array1, Array2, ArrayView1, Axis, Slice};
 use rayon::prelude::*;
 
-use super::neighbors::{distance, visit_distances};
+use super::neighbors::{Single, distance, visit_distances};
 use super::{Filter, FilterOptions, Filtered, RemovalRule, remove_of_classes};
 use crate::linalg::{centre, eigen, gram, mean, product, squared};
 use crate::{DefenceError, TrainingData};
@@ -98,6 +98,8 @@ impl Clusters {
     fn mean_silhouette(&self, points: &Array2<f64>) -> f64 {
         let rows = subsample(points.nrows(), SILHOUETTES);
         let some = points.select(Axis(0), &rows);
+        // Silhouettes are ratios of distances, which the scale does not change.
+        let some = Single::of(some.view()).points(some.view());
         let small: Vec<bool> = rows.iter().map(|row| self.in_small[*row]).collect();
         let counts = [false, true].map(|which| small.iter().filter(|one| **one == which).count());
         if counts.contains(&0) {
@@ -107,7 +109,7 @@ impl Clusters {
             squares[row] = 0.0;
             let mut sums = [0.0; 2];
             for (square, small) in squares.iter().zip(&small) {
-                sums[usize::from(*small)] += square.max(0.0).sqrt();
+                sums[usize::from(*small)] += f64::from(square.max(0.0).sqrt());
             }
             let own = usize::from(small[row]);
             if counts[own] == 1 {

@@ -1,11 +1,12 @@
 //! The distance to the k-th nearest sample of the same class.
 
-use super::neighbors::{distance, smallest, visit_distances};
+use super::neighbors::{Single, distance, smallest, visit_distances};
 use super::{Filter, FilterOptions, Filtered, by_class, remove_of_classes};
-use crate::linalg::centre;
 use crate::{DefenceError, TrainingData};
 
 const NEIGHBORS: usize = 5;
+/// How many more samples than neighbours are looked at closely, because distances that find them are rounded.
+const SPARE: usize = 8;
 
 pub(super) static FILTER: Filter = Filter {
     name: "knn-distance",
@@ -25,14 +26,13 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
             let (needed, found) = (neighbors + 1, rows.len());
             return Err(DefenceError::FewSamples { defence: FILTER.name, class, needed, found });
         }
-        let mut z = set.select(rows).features;
-        // Distances do not change, and their rounding errors become smaller.
-        centre(&mut z);
-        Ok(visit_distances(z.view(), &z, |row, squares| {
-            squares[row] = f64::INFINITY;
-            // The chosen distances are computed once more, because those above are rounded.
-            smallest(squares, neighbors, |nearest| {
-                nearest.iter().map(|other| distance(z.row(row), z.row(*other))).fold(0.0, f64::max)
+        let z = set.select(rows).features;
+        let points = Single::of(z.view()).points(z.view());
+        Ok(visit_distances(points.view(), &points, |row, squares| {
+            squares[row] = f32::INFINITY;
+            smallest(squares, (neighbors + SPARE).min(rows.len() - 1), |nearest| {
+                let mut distances: Vec<f64> = nearest.iter().map(|other| distance(z.row(row), z.row(*other))).collect();
+                *distances.select_nth_unstable_by(neighbors - 1, f64::total_cmp).1
             })
         }))
     })?;

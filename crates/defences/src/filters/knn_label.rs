@@ -2,7 +2,7 @@
 
 use hemlock_head::subsample;
 
-use super::neighbors::{smallest, visit_distances};
+use super::neighbors::{Single, smallest, visit_distances};
 use super::{Filter, FilterOptions, Filtered, RemovalRule, remove_of_all};
 use crate::{DefenceError, TrainingData};
 
@@ -32,6 +32,8 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
     // Chosen rows of the references; none is missing if there are few samples.
     let chosen = subsample(count, REFERENCES);
     let references = set.select(&chosen);
+    let single = Single::of(references.features.view());
+    let points = single.points(references.features.view());
     let share = chosen.len() as f64 / count as f64;
     let neighbors = ((neighbors as f64 * share).round() as usize).clamp(1, chosen.len() - 1);
 
@@ -39,11 +41,11 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
     let rows: Vec<usize> = (0..count).collect();
     let mut scores = Vec::with_capacity(count);
     for rows in rows.chunks(ROWS) {
-        let queries = set.select(rows).features;
-        scores.extend(visit_distances(queries.view(), &references.features, |row, squares| {
+        let queries = single.points(set.select(rows).features.view());
+        scores.extend(visit_distances(queries.view(), &points, |row, squares| {
             let row = rows[row];
             if let Ok(own) = chosen.binary_search(&row) {
-                squares[own] = f64::INFINITY;
+                squares[own] = f32::INFINITY;
             }
             let mut votes = vec![0usize; set.classes()];
             smallest(squares, neighbors, |nearest| {

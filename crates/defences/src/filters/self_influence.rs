@@ -6,17 +6,19 @@ use ndarray::{Array2, ArrayView1, ArrayView2, Axis, concatenate};
 use rayon::prelude::*;
 
 use super::{Filter, FilterOptions, Filtered, remove_of_classes};
-use crate::linalg::{gram, inverse, product};
+use crate::linalg::{gram, whitened_squares, whitening};
 use crate::losses::train;
 use crate::{DefenceError, TrainingData};
 
 /// Rows that are in memory at a time.
 const ROWS: usize = 8192;
 /// Samples with the smallest curvatures `p_k (1 - p_k)` of a class are left out of its block, as long as they have
-/// together less than this share of it.
-const NEGLIGIBLE_CURVATURE: f64 = 1e-3;
-/// Residuals `r_k²` below this share of `|r|²` are left out of a score.
-const NEGLIGIBLE_RESIDUAL: f64 = 1e-3;
+/// together less than this share of it. The others count more in proportion.
+const NEGLIGIBLE_CURVATURE: f64 = 2e-2;
+/// Residuals `r_k²` are left out of a score if they are below this share of `|r|²` and below this number. The others
+/// count more in proportion.
+const NEGLIGIBLE_SHARE: f64 = 3e-2;
+const NEGLIGIBLE_SQUARE: f64 = 2e-3;
 
 pub(super) static FILTER: Filter = Filter {
     name: "self-influence",
@@ -56,24 +58,31 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
     for block in &mut blocks {
         *block *= scale;
         block.diag_mut().iter_mut().take(dim).for_each(|value| *value += set.weight_decay());
-        *block = inverse(block, "the Hessian of `self-influence`")?;
     }
+    let whitenings: Vec<Array2<f64>> =
+        blocks.par_iter().map(|block| whitening(block, "the Hessian of `self-influence`")).collect::<Result<_, _>>()?;
 
     let mut scores = Vec::with_capacity(count);
     for rows in rows.chunks(ROWS) {
         let (a, mut residuals, labels) = augmented(rows)?;
         subtract_labels(&mut residuals.view_mut(), &labels);
         residuals.mapv_inplace(|residual| residual * residual);
-        let least = residuals.sum_axis(Axis(1)) * NEGLIGIBLE_RESIDUAL;
+        for mut row in residuals.rows_mut() {
+            let all = row.sum();
+            let least = (all * NEGLIGIBLE_SHARE).min(NEGLIGIBLE_SQUARE);
+            row.mapv_inplace(|square| if square > least { square } else { 0.0 });
+            let rest = row.sum();
+            if rest > 0.0 {
+                row *= all / rest;
+            }
+        }
         let columns: Vec<_> = residuals.columns().into_iter().collect();
-        let of_class = |(squares, block): (ArrayView1<'_, f64>, &Array2<f64>)| {
-            let some: Vec<usize> = (0..rows.len()).filter(|i| squares[*i] > least[*i]).collect();
-            let a = a.select(Axis(0), &some);
-            let through = product(a.view(), block.view());
-            let each = some.into_iter().zip(a.rows().into_iter().zip(through.rows()));
-            each.map(|(i, (a, through))| (i, squares[i] * a.dot(&through))).collect::<Vec<_>>()
+        let of_class = |(squares, whitening): (ArrayView1<'_, f64>, &Array2<f64>)| {
+            let some: Vec<usize> = (0..rows.len()).filter(|i| squares[*i] > 0.0).collect();
+            let lengths = whitened_squares(a.select(Axis(0), &some).view(), whitening.view());
+            some.into_iter().zip(lengths).map(|(i, length)| (i, squares[i] * length)).collect::<Vec<_>>()
         };
-        let parts: Vec<_> = columns.into_par_iter().zip(&blocks).map(of_class).collect();
+        let parts: Vec<_> = columns.into_par_iter().zip(&whitenings).map(of_class).collect();
         let start = scores.len();
         scores.resize(start + rows.len(), 0.0);
         parts.into_iter().flatten().for_each(|(i, part)| scores[start + i] += part / count as f64);
@@ -86,14 +95,17 @@ fn weighted_gram(a: ArrayView2<'_, f64>, p: ArrayView1<'_, f64>) -> Array2<f64> 
     let weights: Vec<f64> = p.iter().map(|p| (p * (1.0 - p)).max(0.0)).collect();
     let mut order: Vec<usize> = (0..weights.len()).collect();
     order.sort_by(|a, b| weights[*a].total_cmp(&weights[*b]).then(a.cmp(b)));
-    let mut left = NEGLIGIBLE_CURVATURE * weights.iter().sum::<f64>();
+    let all: f64 = weights.iter().sum();
+    let mut left = NEGLIGIBLE_CURVATURE * all;
     let first = order.iter().position(|row| {
         left -= weights[*row];
         left < 0.0
     });
     let some = &mut order[first.unwrap_or(0)..];
     some.sort_unstable();
+    let rest: f64 = some.iter().map(|row| weights[*row]).sum();
+    let more = if rest > 0.0 { all / rest } else { 1.0 };
     let mut a = a.select(Axis(0), some);
-    a.rows_mut().into_iter().zip(some).for_each(|(mut row, i)| row *= weights[*i].sqrt());
+    a.rows_mut().into_iter().zip(some).for_each(|(mut row, i)| row *= (weights[*i] * more).sqrt());
     gram(a.view())
 }
