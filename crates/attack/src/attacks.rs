@@ -2,6 +2,7 @@
 
 mod bilevel;
 mod bilevel_cross_entropy;
+mod bilevel_sweep;
 mod gradient_canceling;
 mod tgda;
 
@@ -25,6 +26,7 @@ static ATTACKS: &[&dyn AnyAttack] = &[
     &ErasedAttack::<gradient_canceling::GradientCanceling>::NEW,
     &ErasedAttack::<bilevel::Bilevel>::NEW,
     &ErasedAttack::<bilevel_cross_entropy::BilevelCrossEntropy>::NEW,
+    &ErasedAttack::<bilevel_sweep::BilevelSweep>::NEW,
     &ErasedAttack::<tgda::Tgda>::NEW,
 ];
 

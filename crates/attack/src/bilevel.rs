@@ -227,7 +227,7 @@ impl Objective for BilevelObjective<'_> {
         let count = (self.clean.len() + labels.len()) as f64;
         let adjoint = &solution / count;
         self.solution = Some(solution);
-        Ok(ObjectiveGradient { value: -loss, head, adjoint, probabilities: None })
+        Ok(ObjectiveGradient::new(-loss, head, adjoint))
     }
 
     /// The smoothed error or, with cross-entropy as the outer loss, the cross-entropy.

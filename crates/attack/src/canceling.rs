@@ -1,7 +1,7 @@
 //! Gradient Canceling: poisons whose gradient at the target head cancels the gradient of the clean data (Lu et al.,
 //! 2023).
 
-use crate::{Objective, ObjectiveGradient};
+use crate::{Objective, ObjectiveGradient, Term};
 use hemlock_head::{Head, HeadError, Samples, gradient_sum, gradient_sum_of, probabilities};
 use hemlock_optim::{inner, norm};
 use hemlock_threat::{Constraint, SupportFunction};
@@ -97,9 +97,7 @@ impl<'a> CancelingObjective<'a> {
         let mut support = SupportFunction::new(self.target, constraint, clean)?.support((-&left).view())?;
         // The given poisons lie in the set, too, so they count for the maxima. The decay is the same for all poisons
         // and cancels.
-        let here =
-            ObjectiveGradient { value: 0.0, head: self.target.clone(), adjoint: left.clone(), probabilities: None }
-                .gains(features)?;
+        let here = ObjectiveGradient::new(0.0, self.target.clone(), left.clone()).gains(features)?;
         let given: Vec<f64> = here.rows().into_iter().zip(labels).map(|(row, y)| row[*y as usize]).collect();
         for (given, y) in given.iter().zip(labels) {
             support[*y as usize] = support[*y as usize].max(*given);
@@ -127,7 +125,8 @@ impl Objective for CancelingObjective<'_> {
         let (left, probabilities) = self.residual(features, labels)?;
         let value = 0.5 * norm(&left).powi(2) / self.scale;
         let adjoint = left / self.scale;
-        Ok(ObjectiveGradient { value, head: self.target.clone(), adjoint, probabilities: Some(probabilities) })
+        let term = Term { head: self.target.clone(), adjoint, probabilities: Some(probabilities) };
+        Ok(ObjectiveGradient { value, terms: vec![term] })
     }
 
     /// The relative residual `|r| / |r_c|`.

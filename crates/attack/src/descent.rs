@@ -341,7 +341,7 @@ mod tests {
             let samples = hemlock_head::Samples::new(z, labels, 2)?;
             let gradient = hemlock_head::gradient_sum(&head, &[samples])?;
             let value = inner(&gradient, &self.0.packed().to_owned());
-            Ok(ObjectiveGradient { value, head, adjoint: self.0.packed().to_owned(), probabilities: None })
+            Ok(ObjectiveGradient::new(value, head, self.0.packed().to_owned()))
         }
         fn display_value(&self, value: f64) -> f64 {
             value

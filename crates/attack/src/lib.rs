@@ -29,5 +29,5 @@ pub use canceling::{Canceled, CancelingObjective};
 pub use descent::{Descended, Descent, Solver, Stop, descend};
 pub use greedy::{Added, Choice, Class, add, nearest_samples};
 pub use labels::{Base, Labels};
-pub use objective::{Objective, ObjectiveGradient};
+pub use objective::{Objective, ObjectiveGradient, Term};
 pub use start::{InitialPoisons, Initialization, Start, poison_count, random_features};

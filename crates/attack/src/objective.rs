@@ -63,13 +63,20 @@ pub trait Objective {
 
 /// The value of an objective at some poisons, and its gradient in adjoint form.
 ///
-/// A poison `(z, y)` affects the objective only through its gradient `g(z, y)` at a head:
-/// `d value / dz = d<adjoint, g(z, y)> / dz`. To first order, adding a poison changes the value by
-/// `<adjoint, g(z, y)>`.
+/// A poison `(z, y)` affects the objective only through its gradients `g(z, y)` at one head, or at several:
+/// `d value / dz = Σ d<adjoint, g(z, y)> / dz`. To first order, adding a poison changes the value by
+/// `Σ <adjoint, g(z, y)>`.
 #[derive(Debug, Clone)]
 pub struct ObjectiveGradient {
     /// The value of the objective.
     pub value: f64,
+    /// What the objective depends on; at least one head.
+    pub terms: Vec<Term>,
+}
+
+/// The dependence of an objective on the poisons' gradients at one head.
+#[derive(Debug, Clone)]
+pub struct Term {
     /// The head at which the poisons' gradients are taken.
     pub head: Head,
     /// The gradient with respect to the sum of the poisons' gradients, packed `[K, d + 1]`.
@@ -79,47 +86,73 @@ pub struct ObjectiveGradient {
 }
 
 impl ObjectiveGradient {
+    /// The gradient of an objective that depends on the poisons' gradients at one head.
+    #[must_use]
+    pub fn new(value: f64, head: Head, adjoint: Array2<f64>) -> Self {
+        Self { value, terms: vec![Term { head, adjoint, probabilities: None }] }
+    }
+
     /// The gradient with respect to the features of the poisons at which the objective was evaluated, `[m, d]`.
     ///
     /// # Errors
     /// Returns an error if the features do not fit the head or are not finite.
     pub fn gradient(&self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Array2<f64>, HeadError> {
-        let poisons = Samples::new(features, labels, self.head.classes())?;
-        match &self.probabilities {
-            Some(probabilities) => mixed_derivative_of(&self.head, poisons, probabilities, self.adjoint.view()),
-            None => mixed_derivative(&self.head, poisons, self.adjoint.view()),
+        let mut sum: Option<Array2<f64>> = None;
+        for Term { head, adjoint, probabilities } in &self.terms {
+            let poisons = Samples::new(features, labels, head.classes())?;
+            let gradient = match probabilities {
+                Some(probabilities) => mixed_derivative_of(head, poisons, probabilities, adjoint.view()),
+                None => mixed_derivative(head, poisons, adjoint.view()),
+            }?;
+            sum = Some(match sum {
+                Some(sum) => sum + gradient,
+                None => gradient,
+            });
         }
+        Ok(sum.unwrap_or_else(|| Array2::zeros(features.dim())))
     }
 
     /// For every row of `features`, the label that lowers the objective most, to first order. It is the largest entry
-    /// of `adjoint [z, 1]`, because `<adjoint, g(z, y)> = <p, adjoint [z, 1]> - (adjoint [z, 1])_y`.
+    /// of `Σ adjoint [z, 1]`, because `<adjoint, g(z, y)> = <p, adjoint [z, 1]> - (adjoint [z, 1])_y`.
     ///
     /// # Errors
     /// Returns an error if the features do not fit the head, or if the adjoint is not finite.
     pub fn best_labels(&self, features: ArrayView2<f64>) -> Result<Vec<u32>, HeadError> {
-        predict(&Head::from_packed(self.adjoint.clone())?, features)
+        let mut terms = self.terms.iter();
+        let first = terms.next().ok_or(HeadError::Empty)?.adjoint.clone();
+        predict(&Head::from_packed(terms.fold(first, |sum, term| sum + &term.adjoint))?, features)
     }
 
     /// The poison within the constraint, with one of `labels`, that lowers the objective most, to first order. The
-    /// search starts at the clean samples.
+    /// search starts at the clean samples. Of several heads, it is the poison for the one with the largest adjoint.
     ///
     /// # Errors
     /// Returns an error if the samples do not fit the head, if the adjoint is not finite, or if there are no labels.
     pub fn best_poison(&self, constraint: &Constraint, clean: Samples, labels: &[u32]) -> Result<Poison, HeadError> {
-        SupportFunction::new(&self.head, constraint, clean)?.argmax((-&self.adjoint).view(), labels)
+        let size = |term: &&Term| term.adjoint.iter().map(|a| a * a).sum::<f64>();
+        let largest = self.terms.iter().max_by(|a, b| size(a).total_cmp(&size(b)));
+        let Term { head, adjoint, .. } = largest.ok_or(HeadError::Empty)?;
+        SupportFunction::new(head, constraint, clean)?.argmax((-adjoint).view(), labels)
     }
 
-    /// How much each label lowers the objective for each row of `features`, to first order: `<-adjoint, g(z, y)>`,
+    /// How much each label lowers the objective for each row of `features`, to first order: `Σ <-adjoint, g(z, y)>`,
     /// `[n, K]`.
     ///
     /// # Errors
     /// Returns an error if the features do not fit the head, or if the adjoint is not finite.
     pub fn gains(&self, features: ArrayView2<f64>) -> Result<Array2<f64>, HeadError> {
-        let mut gains = logits(&Head::from_packed(self.adjoint.clone())?, features)?;
-        let probabilities = probabilities(&self.head, features)?;
-        for (mut row, p) in gains.rows_mut().into_iter().zip(probabilities.rows()) {
-            row -= row.dot(&p);
+        let mut sum: Option<Array2<f64>> = None;
+        for Term { head, adjoint, .. } in &self.terms {
+            let mut gains = logits(&Head::from_packed(adjoint.clone())?, features)?;
+            let probabilities = probabilities(head, features)?;
+            for (mut row, p) in gains.rows_mut().into_iter().zip(probabilities.rows()) {
+                row -= row.dot(&p);
+            }
+            sum = Some(match sum {
+                Some(sum) => sum + gains,
+                None => gains,
+            });
         }
-        Ok(gains)
+        sum.ok_or(HeadError::Empty)
     }
 }

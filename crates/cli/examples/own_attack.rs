@@ -55,7 +55,7 @@ impl Objective for Step<'_> {
         let poisons = Samples::new(features, labels, self.head.classes())?;
         let adjoint = &self.raised / labels.len().max(1) as f64;
         let value = inner(&adjoint, &gradient_sum(self.head, &[poisons])?);
-        Ok(ObjectiveGradient { value, head: self.head.clone(), adjoint, probabilities: None })
+        Ok(ObjectiveGradient::new(value, self.head.clone(), adjoint))
     }
 
     fn display_value(&self, value: f64) -> f64 {

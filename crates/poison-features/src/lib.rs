@@ -255,7 +255,7 @@ impl hemlock_stage::Stage for Stage {
     const VERSION: u32 = 12;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = false;
-    const LISTS: &'static [&'static str] = &["sees"];
+    const LISTS: &'static [&'static str] = &["sees", "weight_decays"];
     const ADAPTS_TO: Option<(&'static str, &'static str)> = Some(("adaptive", "defence"));
     type Params = Params;
     type Inputs = Inputs;

@@ -1,13 +1,13 @@
 //! How much a sample's own loss would grow if the sample were removed.
 
 use hemlock_head::kernel::subtract_labels;
-use hemlock_head::probabilities;
-use ndarray::{Array2, ArrayView1, ArrayView2, Axis, concatenate};
+use hemlock_head::{Head, probabilities};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, concatenate, s};
 use rayon::prelude::*;
 
-use super::{Filter, FilterOptions, Filtered, remove_of_classes};
+use super::{Filter, FilterOptions, Filtered, FixedScore, remove_of_classes};
 use crate::linalg::{gram, whitened_squares, whitening};
-use crate::losses::train;
+use crate::losses::{log_sum_exp, train};
 use crate::{DefenceError, TrainingData};
 
 /// Rows that are in memory at a time.
@@ -28,7 +28,7 @@ pub(super) static FILTER: Filter = Filter {
     by_class: true,
     source: "Koh & Liang, 2017",
     run,
-    fixed: None,
+    fixed: Some(fixed),
 };
 
 /// With `r = p - e` and `a = [z, 1]`, the gradient is `g = r aᵀ`, and the blocks are
@@ -39,28 +39,10 @@ pub(super) static FILTER: Filter = Filter {
 /// head.
 fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let (head, _) = train(set, options.tolerance_for(set))?;
-    let (count, classes, dim) = (set.len(), set.classes(), set.dim());
+    let whitenings = whitenings(set, &head)?;
+    let count = set.len();
     let rows: Vec<usize> = (0..count).collect();
-    let augmented = |rows: &[usize]| {
-        let subset = set.select(rows);
-        let probabilities = probabilities(&head, subset.features.view())?;
-        let a = concatenate![Axis(1), subset.features, Array2::ones((rows.len(), 1))];
-        Ok::<_, DefenceError>((a, probabilities, subset.labels))
-    };
-
-    let mut blocks = vec![Array2::zeros((dim + 1, dim + 1)); classes];
-    for rows in rows.chunks(ROWS) {
-        let (a, probabilities, _) = augmented(rows)?;
-        let columns: Vec<_> = probabilities.columns().into_iter().collect();
-        blocks.par_iter_mut().zip(columns).for_each(|(block, p)| *block += &weighted_gram(a.view(), p));
-    }
-    let scale = classes as f64 / ((classes - 1) * count) as f64;
-    for block in &mut blocks {
-        *block *= scale;
-        block.diag_mut().iter_mut().take(dim).for_each(|value| *value += set.weight_decay());
-    }
-    let whitenings: Vec<Array2<f64>> =
-        blocks.par_iter().map(|block| whitening(block, "the Hessian of `self-influence`")).collect::<Result<_, _>>()?;
+    let augmented = |rows: &[usize]| augmented(set, &head, rows);
 
     let mut scores = Vec::with_capacity(count);
     for rows in rows.chunks(ROWS) {
@@ -88,6 +70,74 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
         parts.into_iter().flatten().for_each(|(i, part)| scores[start + i] += part / count as f64);
     }
     Ok(remove_of_classes(set, scores, options.fraction()))
+}
+
+/// Features with a one appended, probabilities at a head, and labels of some samples.
+fn augmented(
+    set: &TrainingData<'_>,
+    head: &Head,
+    rows: &[usize],
+) -> Result<(Array2<f64>, Array2<f64>, Vec<u32>), DefenceError> {
+    let subset = set.select(rows);
+    let probabilities = probabilities(head, subset.features.view())?;
+    let a = concatenate![Axis(1), subset.features, Array2::ones((rows.len(), 1))];
+    Ok((a, probabilities, subset.labels))
+}
+
+/// For every class the matrix `T_k`, so that `aᵀ H_k⁻¹ a = |T_k a|²`.
+fn whitenings(set: &TrainingData<'_>, head: &Head) -> Result<Vec<Array2<f64>>, DefenceError> {
+    let (count, classes, dim) = (set.len(), set.classes(), set.dim());
+    let rows: Vec<usize> = (0..count).collect();
+    let mut blocks = vec![Array2::zeros((dim + 1, dim + 1)); classes];
+    for rows in rows.chunks(ROWS) {
+        let (a, probabilities, _) = augmented(set, head, rows)?;
+        let columns: Vec<_> = probabilities.columns().into_iter().collect();
+        blocks.par_iter_mut().zip(columns).for_each(|(block, p)| *block += &weighted_gram(a.view(), p));
+    }
+    let scale = classes as f64 / ((classes - 1) * count) as f64;
+    for block in &mut blocks {
+        *block *= scale;
+        block.diag_mut().iter_mut().take(dim).for_each(|value| *value += set.weight_decay());
+    }
+    blocks.par_iter().map(|block| whitening(block, "the Hessian of `self-influence`")).collect()
+}
+
+/// The head that is trained on the whole set, and its Hessian.
+struct SelfInfluence {
+    head: Head,
+    whitenings: Vec<Array2<f64>>,
+    count: f64,
+}
+
+fn fixed(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Box<dyn FixedScore>, DefenceError> {
+    let (head, _) = train(set, options.tolerance_for(set))?;
+    Ok(Box::new(SelfInfluence { whitenings: whitenings(set, &head)?, head, count: set.len() as f64 }))
+}
+
+impl FixedScore for SelfInfluence {
+    /// Unlike the filter, which leaves out what hardly matters, this counts all classes.
+    fn at(&self, z: ArrayView1<'_, f64>, label: usize) -> (f64, Array1<f64>) {
+        let packed = self.head.packed();
+        let weights = packed.slice(s![.., ..-1]);
+        let logits = weights.dot(&z) + packed.slice(s![.., -1]);
+        let normalizer = log_sum_exp(logits.view());
+        let p = logits.mapv(|logit| (logit - normalizer).exp());
+        let a = concatenate![Axis(0), z, Array1::ones(1)];
+        let (mut score, mut slopes) = (0.0, Array1::zeros(p.len()));
+        let mut through = Array1::zeros(a.len());
+        for (class, whitening) in self.whitenings.iter().enumerate() {
+            let residual = p[class] - f64::from(u8::from(class == label));
+            let whitened = whitening.dot(&a);
+            let length = whitened.dot(&whitened);
+            score += residual * residual * length;
+            slopes[class] = 2.0 * residual * length * p[class];
+            through.scaled_add(2.0 * residual * residual, &whitening.t().dot(&whitened));
+        }
+        // The gradient of p_k is p_k (w_k - Σ p_j w_j).
+        let slopes = &slopes - &(&p * slopes.sum());
+        let gradient = slopes.dot(&weights) + through.slice(s![..-1]);
+        (score / self.count, gradient / self.count)
+    }
 }
 
 /// `Σ p (1 - p) a aᵀ`, without the samples that hardly matter.
