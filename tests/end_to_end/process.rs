@@ -1,6 +1,6 @@
 //! Extractors that are child processes.
 
-use crate::project::{Project, TINY, unlabelled};
+use crate::project::{Project, SETTINGS, TINY, unlabelled};
 use serde_json::Value;
 use std::{
     fs,
@@ -218,7 +218,11 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
     let answered = |answer: &str| {
         let hemlock = env!("CARGO_BIN_EXE_hemlock");
         let words = ["-c", script, answer, hemlock, "pretrain", "linear"];
-        let ran = Command::new(&python).args(words).current_dir(project.path()).output().unwrap();
+        let mut python = Command::new(&python);
+        for variable in SETTINGS {
+            python.env_remove(variable);
+        }
+        let ran = python.args(words).current_dir(project.path()).output().unwrap();
         (ran.status.code().unwrap(), String::from_utf8(ran.stdout).unwrap())
     };
     let (code, said) = answered("no");

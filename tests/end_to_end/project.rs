@@ -70,7 +70,7 @@ impl Project {
     pub fn command(&self, args: &str) -> Command {
         let mut command = Command::new(&self.binary);
         command.current_dir(self.path()).args(args.split_whitespace());
-        for variable in ["HEMLOCK_ARTIFACTS", "HEMLOCK_DATA", "HEMLOCK_DEVICE", "HEMLOCK_PIPELINES", "RUST_LOG"] {
+        for variable in SETTINGS {
             command.env_remove(variable);
         }
         command
@@ -78,13 +78,12 @@ impl Project {
 
     /// Starts the binary without waiting for it.
     pub fn spawn(&self, args: &str) -> std::process::Child {
-        std::process::Command::new(&self.binary)
-            .current_dir(self.path())
-            .args(args.split_whitespace())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+        let mut command = std::process::Command::new(&self.binary);
+        for variable in SETTINGS {
+            command.env_remove(variable);
+        }
+        let command = command.current_dir(self.path()).args(args.split_whitespace());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// Runs the binary. The arguments are separated by white space.
@@ -154,3 +153,7 @@ pub fn unlabelled(file: &[u8]) -> (Value, &[u8]) {
     assert!(header.as_object_mut().unwrap().remove("__metadata__").is_some(), "the file says nothing of itself");
     (header, data)
 }
+
+/// The settings of whoever runs the tests, which are kept from the commands of tests.
+pub const SETTINGS: [&str; 5] =
+    ["HEMLOCK_ARTIFACTS", "HEMLOCK_DATA", "HEMLOCK_DEVICE", "HEMLOCK_PIPELINES", "RUST_LOG"];
