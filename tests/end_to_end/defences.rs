@@ -128,12 +128,13 @@ fn certified_accuracy_is_a_floor_under_every_attack() {
     let project = Project::new();
     let kinds = "[[victim]]\nkind = \"voting\"\nheads = 12\nelection = [\"plurality\", \"run-off\"]\n\
                  [[victim]]\nkind = \"voting\"\nheads = 12\nspread = 3\n\
-                 [[victim]]\nkind = \"prototypes\"\n[[victim]]\nkind = \"ridge\"\n";
+                 [[victim]]\nkind = \"prototypes\"\n[[victim]]\nkind = \"ridge\"\n\
+                 [[victim]]\nkind = \"certified-linear\"\nweight_decay = 1.0\n";
     let spec = with(kinds).replace("poison_fraction = 0.05", "poison_fraction = [0.02, 0.05, 0.3]");
     project.spec("certified", &spec);
     project.ok("run certified");
     let rows = results(&project, "certified");
-    assert_eq!(rows.len(), 15);
+    assert_eq!(rows.len(), 18);
     for row in &rows {
         let certified: Vec<f64> = serde_json::from_value(row["certificate"]["accuracy"].clone()).unwrap();
         assert_eq!(Some(certified[0]), row["accuracy"]["clean"].as_f64());
@@ -153,6 +154,8 @@ fn certified_accuracy_is_a_floor_under_every_attack() {
     let page = std::fs::read_to_string(project.path().join("reports/certified.html")).unwrap();
     assert!(page.contains("<section id=\"certified\">") && page.contains("Voting, election run-off"), "the figure");
     project.fails("plan certified --set victim.spread=13", 2, &["spread", "at most `heads`"]);
+    let unbounded = ["constraint", "bounds poisons", "`ball`"];
+    project.fails("plan certified --set victim.constraint=none", 2, &unbounded);
     project.spec("few", &with("[victim]\nkind = \"prototypes\"\ntrim = 20\n"));
     project.fails("run few", 3, &["trimmed prototypes", "at least 41 samples"]);
 }

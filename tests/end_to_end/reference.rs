@@ -220,6 +220,7 @@ fn valid_tables(stage: &str) -> Vec<Value> {
                 "voting",
                 "prototypes",
                 "ridge",
+                "certified-linear",
                 "knn",
                 "mlp",
                 "last-block",

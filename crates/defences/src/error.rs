@@ -33,6 +33,31 @@ pub enum DefenceError {
         /// The number of the class's samples.
         samples: usize,
     },
+    /// A filter would remove all samples.
+    #[error(
+        "the filter `{filter}` removes {multiple} times the expected share of poisons, and with an `expected` of \
+         {expected} nothing would be left: expect less than {}, or say how much to `remove`", 1.0 / multiple
+    )]
+    Everything {
+        /// The filter.
+        filter: &'static str,
+        /// The expected share of poisons.
+        expected: f64,
+        /// What the filter removes, as a multiple of it.
+        multiple: f64,
+    },
+    /// A part of a training set has no samples.
+    #[error(
+        "`{defence}` deals {samples} samples into {parts} parts by their hashes, and one gets none: take fewer parts"
+    )]
+    EmptyPart {
+        /// The defence.
+        defence: &'static str,
+        /// The number of parts.
+        parts: usize,
+        /// The number of samples.
+        samples: usize,
+    },
     /// A filter compares classes, and only one has samples.
     #[error("`{defence}` compares the classes of the training set, but only {found} of its classes have samples")]
     FewClasses {
@@ -96,6 +121,7 @@ impl Failure for DefenceError {
         match self {
             Self::Head(error) => error.class(),
             Self::Parameter { .. } | Self::WholeClass { .. } | Self::Unbounded { .. } => ErrorKind::Params,
+            Self::Everything { .. } | Self::EmptyPart { .. } => ErrorKind::Params,
             Self::FewClasses { .. } | Self::FewSamples { .. } => ErrorKind::Data,
             Self::Singular { .. } | Self::NotConverged { .. } => ErrorKind::Numeric,
             Self::Length { .. } => ErrorKind::Internal,

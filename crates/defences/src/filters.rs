@@ -51,6 +51,9 @@ pub struct Filter {
     pub rule: &'static str,
     /// Whether [`RemovalRule::Share`] is a share of each class; otherwise, it is a share of all samples.
     pub by_class: bool,
+    /// The share that [`RemovalRule::Paper`] removes at most, as a multiple of the expected one; 0 if it does not
+    /// depend on it.
+    pub multiple: f64,
     /// The paper that the filter comes from.
     pub source: &'static str,
     run: fn(&TrainingData<'_>, &FilterOptions) -> Result<Filtered, DefenceError>,
@@ -130,7 +133,7 @@ impl Filter {
     pub fn apply(&self, set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
         match options.removal {
             RemovalRule::Share(share) => DefenceError::check_share("remove", share)?,
-            RemovalRule::Paper { expected } => DefenceError::check_share("expected", expected)?,
+            RemovalRule::Paper { expected } => self.check_expected(expected)?,
         }
         options.tolerance.map_or(Ok(()), |tolerance| HeadError::check_non_negative("tolerance", tolerance))?;
         let filtered = (self.run)(set, options)?;
@@ -143,6 +146,20 @@ impl Filter {
             Some(class) => Err(DefenceError::WholeClass { filter: self.name, class, samples: samples[class] }),
             None => Ok(filtered),
         }
+    }
+}
+
+impl Filter {
+    /// Checks that what the filter's paper removes is less than everything.
+    ///
+    /// # Errors
+    /// Returns an error if the expected share is not in `[0, 1)`, or if the filter would remove all samples.
+    pub fn check_expected(&self, expected: f64) -> Result<(), DefenceError> {
+        DefenceError::check_share("expected", expected)?;
+        if self.multiple * expected < 1.0 {
+            return Ok(());
+        }
+        Err(DefenceError::Everything { filter: self.name, expected, multiple: self.multiple })
     }
 }
 
@@ -267,6 +284,12 @@ mod tests {
         ));
         assert!(matches!(refused(FilterOptions::share(1.0)), DefenceError::Parameter { name: "remove", .. }));
         assert!(matches!(refused(FilterOptions::paper(f64::NAN)), DefenceError::Parameter { name: "expected", .. }));
+        let paper = |name: &str, expected| find(name).unwrap().apply(&set, &FilterOptions::paper(expected));
+        for (name, expected) in [("sever", 0.5), ("spectral", 0.7)] {
+            let message = paper(name, expected).unwrap_err().to_string();
+            assert!(message.contains(name) && message.contains("`expected`"), "{message}");
+            assert!(paper(name, expected - 0.2).is_ok(), "{name}");
+        }
         let message = refused(FilterOptions::share(0.999)).to_string();
         assert!(message.contains("all") && message.contains("class 0") && message.contains("remove less"), "{message}");
     }

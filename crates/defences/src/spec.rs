@@ -42,6 +42,9 @@ impl hemlock_stage::Params for DefenceSpec {
         for (field, share) in [("remove", self.remove.unwrap_or(0.0)), ("expected", self.expected)] {
             ParamError::require((0.0..1.0).contains(&share), field, share, "at least 0 and below 1")?;
         }
+        if self.remove.is_none() {
+            self.kind.0.check_expected(self.expected).map_err(|e| ParamError::new("expected", e.to_string()))?;
+        }
         if let Some(neighbors) = self.neighbors {
             ParamError::at_least_one("neighbors", neighbors as u64)?;
         }

@@ -176,6 +176,42 @@ fn strong_convexity() {
     }
 }
 
+/// Poisons in many copies, at every point of the grid and with every label, beside many samples: self-concordance
+/// certifies more than strong convexity does, and none of these attacks breaks it.
+#[test]
+fn self_concordance() {
+    let once = Tiny::two_classes();
+    let many = Tiny { rows: once.rows.iter().cycle().take(1200).copied().collect(), classes: 2 };
+    let (constraint, test) = (Constraint::ball(8f64.sqrt()), test_points());
+    let train = |tiny: &Tiny| tiny.with_set(0.02, |set| StrongConvexity::train(set, &constraint).unwrap());
+    let clean = train(&many);
+    let certificates = clean.certify(test.view()).unwrap();
+    let rows: Vec<_> = grid().into_iter().flat_map(|point| [(point, 0), (point, 1)]).collect();
+    for poisons in [1, 4, 16] {
+        let certified: Vec<usize> = (0..10).filter(|point| certificates.radii[*point] >= poisons).collect();
+        let weakest = rows.par_iter().map(|poison| {
+            let added = std::iter::repeat_n(*poison, poisons);
+            let found = train(&Tiny { rows: many.rows.iter().copied().chain(added).collect(), classes: 2 });
+            let predictions = found.certify(test.view()).unwrap().predictions;
+            assert!(
+                certified.iter().all(|point| predictions[*point] == certificates.predictions[*point]),
+                "{poison:?}"
+            );
+        });
+        weakest.for_each(drop);
+    }
+    // What strong convexity alone gives for the two numbers: `m / (n + m) < 2λM / (2|u|B + λ|u||w| + λM)`.
+    let logits = hemlock_head::logits(clean.head(), test.view()).unwrap();
+    let alone = logits.rows().into_iter().zip(test.rows()).map(|(logits, z)| {
+        let (margin, length) = ((logits[0] - logits[1]).abs(), (2.0 * (1.0 + z.dot(&z))).sqrt());
+        let share =
+            2.0 * 0.02 * margin / (2.0 * length * 18f64.sqrt() + 0.02 * (length * clean.head().norm() + margin));
+        ((1200.0 * share / (1.0 - share)).ceil() - 1.0) as usize
+    });
+    let (alone, together) = (alone.sum::<usize>(), certificates.radii.iter().sum::<usize>());
+    assert!(together > 2 * alone, "{together} instead of {alone}");
+}
+
 /// All sets of labels: the certificate is exact, up to ties, for any number of changed labels.
 #[test]
 fn ridge_regression_with_changed_labels() {

@@ -1,11 +1,13 @@
-//! The victims `ensemble`, `prototypes` and `ridge`: classifiers that certify how many poisons a prediction withstands.
+//! The victims `voting`, `prototypes`, `ridge` and `certified-linear`: classifiers that certify how many poisons a
+//! prediction withstands.
 
 use crate::training::on_set;
 use crate::{Train, TrainingSetChange, VictimData};
 use hemlock_artifact::{Answers, Certificate, Outcome};
-use hemlock_defences::certificates::{Certificates, Ensemble, RidgeHead, certify_prototypes};
+use hemlock_defences::certificates::{Certificates, Ensemble, RidgeHead, StrongConvexity, certify_prototypes};
 use hemlock_defences::robust::TrimmedPrototypes;
 use hemlock_stage::{ParamError, StageError};
+use hemlock_threat::{Constraint, ConstraintKind, ConstraintKinds};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +52,58 @@ pub struct Prototypes {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ridge {}
+
+/// A linear head with weight decay on the bias too, which certifies how many samples may be added within a constraint,
+/// by the strong convexity and the self-concordance of its objective.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CertifiedLinear {
+    /// Weight decay of the head, bias included. By default it is that of `[target-params]`, at which little can be
+    /// certified if it is small.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub weight_decay: Option<f64>,
+    /// The constraint on added features, as in `[poison-features]`. It has to bound them: `none` and `slab` alone do
+    /// not.
+    pub constraint: ConstraintKinds,
+    /// The fraction of the clean features that lies within each set of the constraint.
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
+    pub quantile: f64,
+    /// The k of the constraint `knn`.
+    #[schemars(range(min = 1))]
+    pub neighbors: u32,
+}
+
+impl Default for CertifiedLinear {
+    fn default() -> Self {
+        let constraint = "ball".parse().expect("`ball` is a constraint");
+        Self { weight_decay: None, constraint, quantile: 0.95, neighbors: 5 }
+    }
+}
+
+impl CertifiedLinear {
+    pub(crate) fn check(&self) -> Result<(), ParamError> {
+        if let Some(weight_decay) = self.weight_decay {
+            ParamError::positive("weight_decay", weight_decay)?;
+        }
+        ParamError::share("quantile", self.quantile)?;
+        ParamError::at_least_one("neighbors", self.neighbors)?;
+        let bounds = self.constraint.kinds().iter().any(|kind| *kind != ConstraintKind::Slab);
+        let expected = "a constraint that bounds poisons, as unbounded ones cannot be certified: `ball`, `box`, \
+                        `sphere` or `knn`";
+        ParamError::require(bounds, "constraint", &self.constraint, expected)
+    }
+
+    /// Returns the parameters with the defaults of those that have no effect.
+    #[must_use]
+    pub(crate) fn resolved(&self) -> Self {
+        let kinds = self.constraint.kinds();
+        let quantile = if self.constraint.has_quantile() { self.quantile } else { Self::default().quantile };
+        let is_read = kinds.contains(&ConstraintKind::Knn);
+        let neighbors = if is_read { self.neighbors } else { Self::default().neighbors };
+        Self { quantile, neighbors, ..self.clone() }
+    }
+}
 
 impl Default for Voting {
     fn default() -> Self {
@@ -110,5 +164,18 @@ impl Train for &Ridge {
         let head = on_set(data, change, |set| Ok(RidgeHead::train(set)?))?;
         let test = data.features.test.features.view().mapv(f64::from);
         outcome("labels changed", &head.certify(test.view())?, data)
+    }
+}
+
+impl Train for &CertifiedLinear {
+    fn train(&self, _: &str, data: &VictimData, change: &TrainingSetChange) -> Result<Outcome, StageError> {
+        let clean = data.features.train.samples(data.classes())?;
+        let constraint = Constraint::new(&self.constraint, clean, self.quantile, self.neighbors as usize)
+            .map_err(|e| ParamError::new("constraint", e.to_string()))?;
+        let weight_decay = self.weight_decay.unwrap_or(data.weight_decay);
+        let data = &VictimData { weight_decay, ..*data };
+        let head = on_set(data, change, |set| Ok(StrongConvexity::train(set, &constraint)?))?;
+        let test = data.features.test.features.view().mapv(f64::from);
+        outcome("samples added within the constraint", &head.certify(test.view())?, data)
     }
 }

@@ -13,7 +13,7 @@ mod robust;
 mod training;
 mod weight_decay;
 
-pub use certified::{Election, Prototypes, Ridge, Voting};
+pub use certified::{CertifiedLinear, Election, Prototypes, Ridge, Voting};
 pub use defence::train_behind;
 pub use knn::Knn;
 pub use linear::{LogisticRegression, Sgd, measure};
@@ -50,6 +50,8 @@ pub enum VictimSpec {
     Prototypes(Prototypes),
     /// Certified: ridge regression on one-hot labels.
     Ridge(Ridge),
+    /// Certified: a linear head with weight decay on the bias too.
+    CertifiedLinear(CertifiedLinear),
     /// A vote of the nearest neighbours among the training samples.
     Knn(Knn),
     /// A head with a hidden layer.
@@ -104,6 +106,7 @@ impl VictimSpec {
             Self::Voting(_) => "voting",
             Self::Prototypes(_) => "prototypes",
             Self::Ridge(_) => "ridge",
+            Self::CertifiedLinear(_) => "certified-linear",
             Self::Knn(_) => "knn",
             Self::Mlp(_) => "mlp",
             Self::LastBlock(_) => "last-block",
@@ -124,6 +127,7 @@ impl VictimSpec {
             Self::Voting(voting) => Box::new(voting),
             Self::Prototypes(prototypes) => Box::new(prototypes),
             Self::Ridge(ridge) => Box::new(ridge),
+            Self::CertifiedLinear(certified) => Box::new(certified),
             Self::Knn(knn) => Box::new(knn),
             Self::Mlp(mlp) => Box::new(mlp),
             Self::LastBlock(network) => Box::new(network.from(Origin::LastBlock)),
@@ -138,6 +142,7 @@ impl VictimSpec {
         match self {
             Self::Linear(_) | Self::LinearSgd(_) | Self::Hinge(_) | Self::TruncatedLoss(_) => true,
             Self::MedianOfMeans(_) | Self::Voting(_) | Self::Ridge(_) => true,
+            Self::CertifiedLinear(certified) => certified.weight_decay.is_none(),
             Self::Prototypes(_) | Self::Knn(_) | Self::Mlp(_) => false,
             Self::LastBlock(_) | Self::FineTune(_) | Self::EndToEnd(_) => false,
         }
@@ -149,6 +154,7 @@ impl VictimSpec {
         match self {
             Self::Linear(exact) => exact.weight_decay.as_ref().is_some_and(|choice| choice.by != ChosenBy::Trusted),
             Self::Hinge(_) | Self::TruncatedLoss(_) | Self::Prototypes(_) | Self::Ridge(_) | Self::Knn(_) => false,
+            Self::CertifiedLinear(_) => false,
             Self::LinearSgd(_) | Self::MedianOfMeans(_) | Self::Voting(_) | Self::Mlp(_) => true,
             Self::LastBlock(_) | Self::FineTune(_) | Self::EndToEnd(_) => true,
         }
@@ -175,6 +181,7 @@ impl VictimSpec {
                 let weight_decay = exact.weight_decay.as_ref().map(WeightDecayChoice::resolved);
                 Self::Linear(LogisticRegression { weight_decay, ..exact.clone() })
             }
+            Self::CertifiedLinear(certified) => Self::CertifiedLinear(certified.resolved()),
             Self::LastBlock(network) => Self::LastBlock(network.resolved(Origin::LastBlock)),
             Self::FineTune(network) => Self::FineTune(network.resolved(Origin::FineTune)),
             Self::EndToEnd(network) => Self::EndToEnd(network.resolved(Origin::Scratch)),
@@ -207,6 +214,7 @@ impl hemlock_stage::Params for VictimSpec {
             Self::TruncatedLoss(truncated) => truncated.check(),
             Self::MedianOfMeans(median) => median.check(),
             Self::Voting(voting) => voting.check(),
+            Self::CertifiedLinear(certified) => certified.check(),
             Self::Hinge(_) | Self::Prototypes(_) | Self::Ridge(_) => Ok(()),
             Self::Knn(knn) => knn.check(),
             Self::Mlp(mlp) => mlp.check(),

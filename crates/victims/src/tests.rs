@@ -68,10 +68,34 @@ fn a_change_is_what_is_added_and_what_is_left_out() {
 
 #[test]
 fn names_are_those_of_specs() {
-    for kind in ["linear", "linear-sgd", "knn", "mlp", "last-block", "fine-tune", "end-to-end"] {
+    for kind in
+        ["linear", "linear-sgd", "ridge", "certified-linear", "knn", "mlp", "last-block", "fine-tune", "end-to-end"]
+    {
         let params: VictimSpec = serde_json::from_value(serde_json::json!({ "kind": kind })).unwrap();
         assert_eq!(params.kind(), kind);
         assert_eq!(params.victim().reads_images(), ["last-block", "fine-tune", "end-to-end"].contains(&kind));
         assert!(hemlock_stage::Params::check(&params).is_ok(), "defaults are valid");
+    }
+}
+
+#[test]
+fn certificates_of_a_linear_head_need_a_bounded_constraint() {
+    let read = |constraint: &str| {
+        let spec = serde_json::json!({ "kind": "certified-linear", "weight_decay": 0.1, "constraint": constraint });
+        serde_json::from_value::<VictimSpec>(spec).unwrap()
+    };
+    for constraint in ["ball", "box", "sphere", "knn", "slab+ball"] {
+        assert!(hemlock_stage::Params::check(&read(constraint)).is_ok(), "{constraint}");
+        with_data(|data| {
+            let none = TrainingSetChange::none(data);
+            let outcome = read(constraint).victim().train("certified", data, &none).unwrap();
+            let certified = outcome.certificate.unwrap().accuracy;
+            assert_eq!(certified[0], outcome.accuracy.overall);
+            assert!(certified.windows(2).all(|pair| pair[0] >= pair[1]), "{certified:?}");
+        });
+    }
+    for constraint in ["none", "slab"] {
+        let refused = hemlock_stage::Params::check(&read(constraint)).unwrap_err().to_string();
+        assert!(refused.contains("constraint") && refused.contains("bounds poisons"), "{refused}");
     }
 }

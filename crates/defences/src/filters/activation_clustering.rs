@@ -27,6 +27,7 @@ pub(super) static FILTER: Filter = Filter {
     rule: "the smaller cluster of each class that has less than 35 % of it and a mean silhouette of at least 0.1 \
            between the clusters, whatever share is expected",
     by_class: true,
+    multiple: 0.0,
     source: "Chen et al., 2018 (thresholds: the defaults of IBM's Adversarial Robustness Toolbox)",
     run,
     fixed: None,

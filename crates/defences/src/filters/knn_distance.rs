@@ -13,6 +13,7 @@ pub(super) static FILTER: Filter = Filter {
     score: "the distance to the k-th nearest other sample of the same class (k = 5)",
     rule: "the expected share of each class",
     by_class: true,
+    multiple: 1.0,
     source: "Koh, Steinhardt & Liang, 2022 (there: the k-NN defence)",
     run,
     fixed: None,

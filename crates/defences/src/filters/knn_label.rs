@@ -19,6 +19,7 @@ pub(super) static FILTER: Filter = Filter {
             there are more)",
     rule: "every sample whose label is not the most frequent one among its neighbours, whatever share is expected",
     by_class: false,
+    multiple: 0.0,
     source: "Peri et al., 2020 (deep k-NN)",
     run,
     fixed: None,

@@ -12,6 +12,7 @@ pub(super) static FILTER: Filter = Filter {
     score: "the cross-entropy at the head that is trained on the whole set, in nats",
     rule: "the expected share of each class",
     by_class: true,
+    multiple: 1.0,
     source: "Koh, Steinhardt & Liang, 2022",
     run,
     fixed: Some(fixed),

@@ -22,6 +22,7 @@ pub(super) static FILTER: Filter = Filter {
     rule: "of the expected share of all samples with the largest scores, in 4 groups of each half, those groups \
            without which a retrained head has a smaller loss on the other half",
     by_class: false,
+    multiple: 1.0,
     source: "Nelson et al., 2008 (reject on negative impact), on groups; scores: Koh & Liang, 2017",
     run,
     fixed: None,

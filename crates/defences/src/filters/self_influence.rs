@@ -26,6 +26,7 @@ pub(super) static FILTER: Filter = Filter {
             `g' H⁻¹ g / N`, with the blocks of the Hessian that belong to one class each, times K / (K - 1)",
     rule: "the expected share of each class",
     by_class: true,
+    multiple: 1.0,
     source: "Koh & Liang, 2017",
     run,
     fixed: Some(fixed),

@@ -12,6 +12,7 @@ pub(super) static FILTER: Filter = Filter {
             classes' centroids",
     rule: "the expected share of each class",
     by_class: true,
+    multiple: 1.0,
     source: "Steinhardt, Koh & Liang, 2017, for two classes; the mean of the others follows `threat`'s slab",
     run,
     fixed: Some(fixed),

@@ -14,6 +14,7 @@ pub(super) static FILTER: Filter = Filter {
     score: "the squared projection of the class's centred features on their top right singular vector",
     rule: "1.5 times the expected share of each class",
     by_class: true,
+    multiple: GENEROSITY,
     source: "Tran, Li & Madry, 2018, algorithm 1",
     run,
     fixed: Some(fixed),
@@ -28,7 +29,7 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
     })?;
     let share = match options.removal {
         RemovalRule::Share(share) => share,
-        RemovalRule::Paper { expected } => GENEROSITY * expected,
+        RemovalRule::Paper { expected } => FILTER.multiple * expected,
     };
     Ok(remove_of_classes(set, scores, share))
 }

@@ -11,6 +11,7 @@ pub(super) static FILTER: Filter = Filter {
     score: "the distance to the centroid of the sample's class",
     rule: "the expected share of each class",
     by_class: true,
+    multiple: 1.0,
     source: "Steinhardt, Koh & Liang, 2017; Koh, Steinhardt & Liang, 2022 (there: the L2 defence)",
     run,
     fixed: Some(fixed),

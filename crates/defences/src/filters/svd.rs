@@ -17,6 +17,7 @@ pub(super) static FILTER: Filter = Filter {
             of their sum of squares",
     rule: "the expected share of each class",
     by_class: true,
+    multiple: 1.0,
     source: "Rubinstein et al., 2009; Koh, Steinhardt & Liang, 2022",
     run,
     fixed: Some(fixed),

@@ -13,6 +13,7 @@ pub(super) static FILTER: Filter = Filter {
             samples with the least loss alternate until the choice is stable, at most 10 times",
     rule: "the expected share of all samples",
     by_class: false,
+    multiple: 1.0,
     source: "Shen & Sanghavi, 2019 (iterative trimmed loss minimisation)",
     run,
     fixed: None,

@@ -29,6 +29,9 @@ pub fn median_of_means(set: &TrainingData<'_>, parts: usize) -> Result<Head, Def
     let hashes = hashes(set, PURPOSE);
     let train_on = |number: usize| {
         let rows: Vec<usize> = (0..set.len()).filter(|row| part(&hashes[*row], parts) == number).collect();
+        if rows.is_empty() {
+            return Err(DefenceError::EmptyPart { defence: "median of means", parts, samples: set.len() });
+        }
         let subset = set.select(&rows);
         let blocks = [subset.samples()];
         let part = TrainingData::new(&blocks, set.weight_decay(), set.seed())?;
@@ -103,5 +106,14 @@ mod tests {
             norm(&(of(&set) - &of(&clean)))
         };
         assert!(off(&blocks, 15) < 0.5 * off(&blocks, 1), "{} {}", off(&blocks, 15), off(&blocks, 1));
+    }
+
+    #[test]
+    fn an_empty_part_is_named() {
+        let data = GaussianClusters::new(20, 2, 2, 1);
+        let blocks = [data.samples()];
+        let set = TrainingData::new(&blocks, 0.1, 0).unwrap();
+        let refused = median_of_means(&set, 20).unwrap_err();
+        assert_eq!(refused, DefenceError::EmptyPart { defence: "median of means", parts: 20, samples: 20 });
     }
 }
