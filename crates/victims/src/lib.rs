@@ -24,7 +24,9 @@ pub use training::{TrainingSetChange, VictimData};
 pub use weight_decay::{ChosenBy, WeightDecayChoice};
 
 use hemlock_artifact::{Outcome, TargetParams, Victim};
+use hemlock_models::Arch;
 use hemlock_stage::{ErrorKind, ParamError, StageError};
+use hemlock_training::freezes;
 use network::Origin;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -56,7 +58,8 @@ pub enum VictimSpec {
     Mlp(Mlp),
     /// The last block of the extractor and a linear head; the blocks before it are frozen.
     LastBlock(NetworkVictim),
-    /// The whole extractor and a linear head, from the pre-trained weights.
+    /// The whole extractor and a linear head, from the pre-trained weights; or what follows the first blocks, if these
+    /// are frozen.
     FineTune(NetworkVictim),
     /// A network of the extractor's architecture, from scratch.
     EndToEnd(NetworkVictim),
@@ -160,6 +163,17 @@ impl VictimSpec {
         matches!(self, Self::Mlp(_) | Self::LastBlock(_) | Self::FineTune(_) | Self::EndToEnd(_))
     }
 
+    /// Checks that an extractor of this architecture has the blocks that the victim freezes.
+    ///
+    /// # Errors
+    /// If it has fewer.
+    pub fn fits(&self, arch: Arch) -> Result<(), ParamError> {
+        match self {
+            Self::FineTune(network) => freezes(arch, network.freeze),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the victim is one that bounds of the clean loss hold for: a linear head that is trained to the minimum,
     /// with the weight decay of the target.
     #[must_use]
@@ -210,7 +224,9 @@ impl hemlock_stage::Params for VictimSpec {
             Self::Hinge(_) | Self::Prototypes(_) | Self::Ridge(_) => Ok(()),
             Self::Knn(knn) => knn.check(),
             Self::Mlp(mlp) => mlp.check(),
-            Self::LastBlock(network) | Self::FineTune(network) | Self::EndToEnd(network) => network.check(),
+            Self::LastBlock(network) => network.check(Origin::LastBlock),
+            Self::FineTune(network) => network.check(Origin::FineTune),
+            Self::EndToEnd(network) => network.check(Origin::Scratch),
         }
     }
 }
