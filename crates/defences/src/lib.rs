@@ -7,6 +7,7 @@
 //! | [`weight_decay`] | the weight decay that held-out data, trusted data or folds choose |
 //! | [`robust`] | heads whose training tolerates poisons |
 //! | [`certificates`] | for every test sample, the number of poisons up to which its prediction provably stays |
+//! | [`images`] | transformations of images, before features are extracted |
 //! | [`repair`] | a trained head, once some of its poisons are known |
 //!
 //! Everything starts from a [`TrainingData`]: blocks of samples as a victim has them, poisons included, with the weight
@@ -23,6 +24,7 @@ pub mod certificates;
 mod error;
 pub mod filters;
 mod hash;
+pub mod images;
 mod linalg;
 mod losses;
 pub mod metrics;

@@ -100,6 +100,8 @@ purposes! {
     RefinementFeatures = 30,
     /// The poisons that are found before a head is repaired.
     FoundPoisons = 31,
+    /// Noise that a defender adds to images. Coordinates: split (0 to 2; 3 for added samples), number of the image.
+    DefenceNoise = 32,
 }
 
 impl Purpose {

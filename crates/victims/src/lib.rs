@@ -5,6 +5,7 @@
 
 mod certified;
 mod defence;
+mod image_defence;
 mod knn;
 mod linear;
 mod mlp;
@@ -14,7 +15,8 @@ mod training;
 mod weight_decay;
 
 pub use certified::{Election, Prototypes, Ridge, Voting};
-pub use defence::{DefenceSpec, FilterRef};
+pub use defence::{DefenceKind, DefenceSpec, FilterRef};
+pub use image_defence::{DefendedData, ImageKind};
 pub use knn::Knn;
 pub use linear::{LogisticRegression, Sgd, measure};
 pub use mlp::Mlp;
