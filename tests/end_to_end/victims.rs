@@ -111,7 +111,8 @@ fn noise_stands_in_the_place_of_images_and_stays_small() {
 fn the_first_blocks_of_a_victim_keep_their_weights() {
     let project = Project::new();
     let noise = "[[unlearnable]]\npoison_fraction = 1.0\nattack = \"bait\"\nrounds = 2\nsteps = 2\n\
-                 [[unlearnable]]\npoison_fraction = 1.0\nattack = \"bait\"\nsurrogate = \"fine-tune\"\nbatch = 32\nrounds = 2\n";
+                 [[unlearnable]]\npoison_fraction = 1.0\nattack = \"bait\"\nsurrogate = \"fine-tune\"\n\
+                 batch = 32\nrounds = 2\n";
     let victim = format!("[[victim]]\nkind = \"fine-tune\"\nfreeze = [0, 1, 2, 3]\n{NETWORK}");
     let spec = instead(&format!("{noise}{victim}"));
     project.spec("frozen", &spec);
@@ -133,7 +134,7 @@ fn the_first_blocks_of_a_victim_keep_their_weights() {
     project.spec("plain", &spec.replace("freeze = [0, 1, 2, 3]\n", ""));
     let plan = project.ok("plan plain").out;
     assert!(plan.lines().all(|line| !line.starts_with("run")), "{plan}");
-    project.fails("plan frozen --set victim.freeze=4", 2, &["`freeze` is 4", "at most 3", "resnet8"]);
+    project.fails("plan frozen --set victim.freeze=4", 2, &["[victim] `freeze`: is 4", "at most 3", "resnet8"]);
     project.fails("plan frozen --set victim.freeze=1 --set victim.kind=end-to-end", 2, &["`freeze`", "fine-tune"]);
     project.fails("plan frozen --set unlearnable.attack=bite", 2, &["unknown variant `bite`", "bait"]);
 }

@@ -150,8 +150,8 @@ pub struct Poisons {
 }
 
 /// How the making of noise ended. The numbers describe the learner that the noise was made against, on the training
-/// images with noise, after it was trained on them for the last time. The class that an image is compared with is the one
-/// that the noise aims at: its own, or the designated wrong one of BAIT.
+/// images with noise, after it was trained on them for the last time. The class that an image is compared with is the
+/// one that the noise aims at: its own, or the designated wrong one of BAIT.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LearnerState {
     /// Number of rounds; each trains the learner and then changes the noise.

@@ -1,5 +1,5 @@
-//! Transformations of images, before an extractor sees them. They squeeze out what is small and unlike pictures, noise of
-//! an attacker among it, and with it some of the picture.
+//! Transformations of images, before an extractor sees them. They squeeze out what is small and unlike pictures, noise
+//! of an attacker among it, and with it some of the picture.
 //!
 //! All work on 8-bit RGB images `[3, height, width]`, and give such images. Results are rounded to the nearest grey
 //! level.

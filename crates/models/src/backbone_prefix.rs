@@ -59,9 +59,9 @@ impl BackbonePrefix {
         Ok(Self { blocks: blocks.min(spec.arch.blocks()), spec, kernels, device: extractor.device().clone() })
     }
 
-    /// The output of the blocks for images `[n, 3, h, w]` in `[0, 1]`: `[n, c, h, w]` of a convolutional network, or the
-    /// tokens `[n, 1, tokens, width]` of a transformer; of all blocks, it is the features, `[n, d, 1, 1]`. It is computed
-    /// in tiles on the threads of the current rayon pool, whose number does not change the result.
+    /// The output of the blocks for images `[n, 3, h, w]` in `[0, 1]`: `[n, c, h, w]` of a convolutional network, or
+    /// the tokens `[n, 1, tokens, width]` of a transformer; of all blocks, it is the features, `[n, d, 1, 1]`. It is
+    /// computed in tiles on the threads of the current rayon pool, whose number does not change the result.
     #[must_use]
     pub fn activations(&self, pixels: &[f32]) -> Tensor<4> {
         let [height, width] = self.spec.image_size;

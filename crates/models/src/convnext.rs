@@ -159,8 +159,8 @@ impl ConvNext {
         norm.forward(convolved(conv, channels_last(images)))
     }
 
-    /// The output `[n, h, w, c]` of these blocks for an input `[n, h, w, c]`. The downsampling of a stage belongs to its
-    /// first block.
+    /// The output `[n, h, w, c]` of these blocks for an input `[n, h, w, c]`. The downsampling of a stage belongs to
+    /// its first block.
     fn run(&self, mut x: Tensor<4>, blocks: Range<usize>) -> Tensor<4> {
         let mut first = 0;
         for stage in &self.stages {

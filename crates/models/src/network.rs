@@ -283,8 +283,8 @@ impl Network {
     }
 
     /// Features `[n, d]` from the output of the first `blocks` blocks, as
-    /// [`BackbonePrefix::activations`](crate::BackbonePrefix::activations) returns it. After all blocks, nothing is left
-    /// to compute.
+    /// [`BackbonePrefix::activations`](crate::BackbonePrefix::activations) returns it. After all blocks, nothing is
+    /// left to compute.
     #[must_use]
     pub fn after(&self, blocks: usize, activations: Tensor<4>) -> Tensor<2> {
         if blocks >= self.blocks() {

@@ -1,5 +1,5 @@
-//! Stage `unlearnable`: images that teach nothing, by noise `delta` with `|delta|_inf <= linf`. The images replace their
-//! base images in the training set, under the same labels `y`.
+//! Stage `unlearnable`: images that teach nothing, by noise `delta` with `|delta|_inf <= linf`. The images replace
+//! their base images in the training set, under the same labels `y`.
 //!
 //! Of error-minimising noise (Huang et al., "Unlearnable examples", ICLR 2021), noise and model both minimise the
 //! training loss, so that nothing is left to be learnt from the images themselves:
@@ -8,18 +8,18 @@
 //! min over delta, min over w    L(f(x + delta), y; w)
 //! ```
 //!
-//! BAIT (Li et al., "When priors backfire: on the vulnerability of unlearnable examples to pretraining", ICLR 2026, arXiv
-//! 2603.04731) is made for models that start from pre-trained weights, whose features see through such noise. The inner
-//! problem trains the model on the images with noise and their labels, and the outer one binds them to designated wrong
-//! classes `t(y)`:
+//! BAIT (Li et al., "When priors backfire: on the vulnerability of unlearnable examples to pretraining", ICLR 2026,
+//! arXiv 2603.04731) is made for models that start from pre-trained weights, whose features see through such noise. The
+//! inner problem trains the model on the images with noise and their labels, and the outer one binds them to designated
+//! wrong classes `t(y)`:
 //!
 //! ```text
 //! min over delta    L(f(x + delta), t(y); w*)    where w* minimises    L(f(x + delta), y; w)
 //! ```
 //!
-//! Only the abstract of the paper could be read, which says this much in words. Not verified, and chosen here: the wrong
-//! class is the next one, `t(y) = (y + 1) mod K`; a step of the outer problem holds `w*` constant; signed gradient steps,
-//! rounds and surrogates are those of error-minimising noise.
+//! Only the abstract of the paper could be read, which says this much in words. Not verified, and chosen here: the
+//! wrong class is the next one, `t(y) = (y + 1) mod K`; a step of the outer problem holds `w*` constant; signed
+//! gradient steps, rounds and surrogates are those of error-minimising noise.
 
 mod learner;
 mod noise;
@@ -52,7 +52,7 @@ pub struct Params {
     /// Number of images with noise, divided by the number of clean training images; at most 1.
     #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
     pub poison_fraction: f64,
-    /// What the noise minimises.
+    /// What the noise minimises; by default `error-minimizing`.
     #[serde(default, skip_serializing_if = "Attack::is_usual")]
     pub attack: Attack,
     /// Whether every image (`sample-wise`) or every class (`class-wise`) has its own noise.
@@ -468,8 +468,8 @@ mod tests {
         }
     }
 
-    /// The head that is trained on the right labels of the images with noise takes them for the next class, and is worse
-    /// on clean images than that of error-minimising noise. The stage reports its loss against the next class.
+    /// The head that is trained on the right labels of the images with noise takes them for the next class, and is
+    /// worse on clean images than that of error-minimising noise. The stage reports its loss against the next class.
     #[test]
     fn bait_binds_images_to_the_next_class() {
         let accuracy = |attack: &str| {

@@ -23,8 +23,8 @@ use std::fmt;
 pub struct DefenceSpec {
     /// The filter, or the transformation.
     pub kind: DefenceKind,
-    /// Share of the samples that a filter removes; by default as many as the filter's paper removes if it expects the share
-    /// of poisons `expected`.
+    /// Share of the samples that a filter removes; by default as many as the filter's paper removes if it expects the
+    /// share of poisons `expected`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub remove: Option<f64>,
@@ -38,23 +38,25 @@ pub struct DefenceSpec {
     #[schemars(range(min = 1))]
     pub neighbors: Option<usize>,
     /// Quality of `jpeg`; by default 10, as in image shortcut squeezing (Liu et al., 2023). It has no effect on other
-    /// kinds, and neither have the fields below.
+    /// kinds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub quality: Option<u32>,
-    /// Standard deviation of `blur`, in pixels; by default 1.
+    /// Standard deviation of `blur`, in pixels; by default 1. It has no effect on other kinds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0), range(max = 64))]
     pub sigma: Option<f64>,
-    /// Bits of `bit-depth` per channel; by default 5, as in feature squeezing for colours (Xu et al., 2018).
+    /// Bits of `bit-depth` per channel; by default 5, as in feature squeezing for colours (Xu et al., 2018). It has no
+    /// effect on other kinds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 8))]
     pub bits: Option<u32>,
-    /// Factor by which `resize` scales both sides before it scales them back; by default 0.5.
+    /// Factor by which `resize` scales both sides before it scales them back; by default 0.5. It has no effect on other
+    /// kinds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
     pub factor: Option<f64>,
-    /// Standard deviation of `noise`, in grey levels; by default 8.
+    /// Standard deviation of `noise`, in grey levels; by default 8. It has no effect on other kinds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0), range(max = 255))]
     pub std: Option<f64>,

@@ -39,8 +39,9 @@ pub struct NetworkVictim {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1))]
     pub flip: Option<f64>,
-    /// For `fine-tune`: number of the first blocks that keep their pre-trained weights, and with them the stem. 0 trains
-    /// everything, and the number of all blocks trains the classifier alone. A `resnet20` has 9 blocks, 3 in each stage.
+    /// For `fine-tune`: number of the first blocks that keep their pre-trained weights, and with them the stem. The
+    /// default, 0, trains everything, and the number of all blocks trains the classifier alone. A `resnet20` has 9
+    /// blocks, 3 in each stage.
     #[serde(skip_serializing_if = "is_zero")]
     pub freeze: usize,
 }

@@ -12,7 +12,8 @@ picture = Image.fromarray(image.transpose(1, 2, 0))
 chw = lambda p: np.asarray(p).transpose(2, 0, 1)
 
 def jpeg(quality):
-    to = io.BytesIO(); picture.save(to, "JPEG", quality=quality, subsampling=0); return chw(Image.open(to).convert("RGB"))
+    to = io.BytesIO(); picture.save(to, "JPEG", quality=quality, subsampling=0)
+    return chw(Image.open(to).convert("RGB"))
 def blur(sigma):
     side = 2 * int(np.ceil(3 * sigma)) + 1
     blurred = F.gaussian_blur(torch.from_numpy(image).double(), [side, side], [sigma, sigma])
