@@ -139,6 +139,10 @@ fn what_a_transformation_cannot_do_is_refused() {
     refused("kind = 'blur'\nsigma = -1.0", &["[defence] `sigma`", "is -1", "above 0"]);
     refused("kind = 'resize'\nfactor = 1.5", &["[defence] `factor`", "is 1.5", "below 1"]);
     refused("kind = 'noise'\nstd = 0", &["[defence] `std`", "is 0", "above 0"]);
+    // A filter's cost on clean data needs no poisons.
+    let (before, _) = TINY.split_once("[poison-features]").unwrap();
+    project.spec("alone", &format!("{before}[defence]\nkind = 'sphere'\n"));
+    project.ok("plan alone");
     // Poisoned features have no images.
     let spec = with("[defence]\nkind = 'grey'\n");
     let (before, rest) = spec.split_once("[invert]").unwrap();

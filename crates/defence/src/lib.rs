@@ -1,6 +1,6 @@
 //! Stage: a defence, and the accuracy that it leaves a victim on clean data. `evaluate` applies it to poisons.
 
-use hemlock_artifact::{Dataset, Defence, Detection, ExtractorArtifact, Features, Poisons, TargetParams, Victim};
+use hemlock_artifact::{Dataset, Defence, ExtractorArtifact, Features, Poisons, TargetParams, Victim};
 use hemlock_models::extracted;
 use hemlock_stage::{About, Context, Need, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_victims::{DefenceSpec, DefendedData, TrainingSetChange, VictimData, VictimSpec};
@@ -90,7 +90,7 @@ impl hemlock_stage::Stage for Stage {
             kind: params.kind.name().to_owned(),
             params: serde_json::to_string(&params.resolved()).map_err(|e| StageError::internal(e.to_string()))?,
             clean,
-            detection: detection.unwrap_or(Detection::default()),
+            detection: detection.unwrap_or_default(),
         })
     }
 }
