@@ -87,6 +87,109 @@ fn what_a_filter_cannot_do_is_refused() {
     project.fails("plan network", 2, &["`sphere` filters features", "`fine-tune` trains on images"]);
 }
 
+/// Images are transformed before the extractor sees them, for training and for testing alike.
+#[test]
+fn a_transformation_of_images_stands_beside_none() {
+    let project = Project::new();
+    let kinds = "[[defence]]\nkind = [\"jpeg\", \"grey\", \"blur\", \"bit-depth\", \"resize\", \"noise\"]\n\
+                 [[defence]]\nkind = \"bit-depth\"\nbits = 8\n";
+    project.spec("images", &with(kinds));
+    project.ok("run images");
+    project.ok("run tiny");
+    let (rows, tiny) = (results(&project, "images"), &results(&project, "tiny")[0]);
+    assert_eq!(rows.len(), 7);
+    for row in &rows {
+        let accuracy = &row["accuracy"];
+        assert_eq!(accuracy["undefended_clean"], tiny["accuracy"]["clean"]);
+        assert_eq!(accuracy["undefended"], tiny["accuracy"]["images"]);
+        assert!(accuracy["clean"].is_number() && accuracy["images"].is_number(), "{row}");
+        assert!(accuracy["features"].is_null() && accuracy["target"].is_null(), "features are no images: {row}");
+        assert!(row["detection"].is_null() && row["loss_bound"].is_null(), "nothing is removed: {row}");
+    }
+    let of = |set: &str| rows.iter().map(|row| row["per_class"][set].to_string()).collect::<Vec<_>>();
+    let (clean, images) = (of("clean"), of("images"));
+    // With all bits, nothing changes.
+    assert_eq!((&clean[6], &images[6]), (&of("undefended_clean")[6], &of("undefended")[6]));
+    assert!(clean[..6].iter().any(|other| *other != clean[6]), "{clean:?}");
+    let table = project.ok("results images").out;
+    assert!(["jpeg", "bit-depth", "undefended"].iter().all(|word| table.contains(word)), "{table}");
+    project.ok("report images");
+    // One thread gives the same bytes, and a default that is written out is the same defence.
+    let one = project.command("run images --root other").env("RAYON_NUM_THREADS", "1").output().unwrap();
+    assert!(one.status.success());
+    let differences = project.ok("diff artifacts other").out;
+    let of_defences = |line: &&str| line.trim_start().starts_with("defence ") && line.contains(" flex ");
+    let defences: Vec<&str> = differences.lines().filter(of_defences).collect();
+    assert!(defences.len() == 7 && defences.iter().all(|line| line.ends_with("identical")), "{differences}");
+    let written = "[[defence]]\nkind = \"jpeg\"\nquality = 10\nsigma = 2.0\nremove = 0.5\n";
+    project.spec("written", &with(written));
+    let plan = project.ok("plan written").out;
+    assert!(plan.lines().all(|line| !line.starts_with("run")), "{plan}");
+}
+
+/// Victims that train networks read transformed images, too.
+#[test]
+fn a_network_trains_behind_a_transformation_on_noise() {
+    let project = Project::new();
+    let (before, _) = TINY.split_once("[poison-features]").unwrap();
+    let noise = "[unlearnable]\npoison_fraction = 1.0\nrounds = 2\nsteps = 2\n";
+    let victims =
+        "[[victim]]\nkind = \"fine-tune\"\nepochs = 2\nwarmup_epochs = 1\nbatch = 32\n[[victim]]\nkind = \"linear\"\n";
+    let defences = "[[defence]]\nkind = \"grey\"\n[[defence]]\nkind = \"bit-depth\"\nbits = 8\n";
+    project.spec("noise", &format!("{before}{noise}{victims}{defences}[evaluate]\n"));
+    project.ok("run noise");
+    let rows = results(&project, "noise");
+    assert_eq!(rows.len(), 4);
+    let of = |row: &Value, set: &str| row["per_class"][set].to_string();
+    for row in &rows {
+        let same = row["params"]["defence"]["bits"] == 8;
+        let network = row["victim"] == "fine-tune";
+        if same {
+            assert_eq!(of(row, "clean"), of(row, "undefended_clean"));
+            assert_eq!(of(row, "images"), of(row, "undefended"));
+        } else if network {
+            assert_ne!(of(row, "clean"), of(row, "undefended_clean"), "{row}");
+        }
+    }
+}
+
+#[test]
+fn what_a_transformation_cannot_do_is_refused() {
+    let project = Project::new();
+    let refused = |table: &str, parts: &[&str]| {
+        project.spec("refused", &with(&format!("[defence]\n{table}\n")));
+        project.fails("plan refused", 2, parts);
+    };
+    refused("kind = 'jpg'", &["unknown variant `jpg`", "`jpeg`", "`sphere`"]);
+    refused("kind = 'jpeg'\nquality = 0", &["[defence] `quality`", "is 0", "1 to 100"]);
+    refused("kind = 'jpeg'\nquality = 300", &["[defence] `quality`", "300"]);
+    refused("kind = 'bit-depth'\nbits = 9", &["[defence] `bits`", "is 9", "1 to 8"]);
+    refused("kind = 'blur'\nsigma = -1.0", &["[defence] `sigma`", "is -1", "above 0"]);
+    refused("kind = 'resize'\nfactor = 1.5", &["[defence] `factor`", "is 1.5", "below 1"]);
+    refused("kind = 'noise'\nstd = 0", &["[defence] `std`", "is 0", "above 0"]);
+    // A filter's cost on clean data needs no poisons.
+    let (before, _) = TINY.split_once("[poison-features]").unwrap();
+    project.spec("alone", &format!("{before}[defence]\nkind = 'sphere'\n"));
+    project.ok("plan alone");
+    // Poisoned features have no images.
+    let spec = with("[defence]\nkind = 'grey'\n");
+    let (before, rest) = spec.split_once("[invert]").unwrap();
+    let (_, after) = rest.split_once("[defence]").unwrap();
+    project.spec("features", &format!("{before}[defence]{after}"));
+    project.fails(
+        "plan features",
+        2,
+        &["[defence] goes with what [invert] makes", "has no [invert]", "[poison-images]", "[unlearnable]"],
+    );
+    let unclipped =
+        "[poison-images]\nattack = \"gradient-canceling\"\npoison_fraction = 0.1\nclip = false\nsteps = 2\n";
+    let (before, _) = TINY.split_once("[poison-features]").unwrap();
+    project.spec("unclipped", &format!("{before}{unclipped}[defence]\nkind = 'grey'\n[evaluate]\n"));
+    let said = project.ok("run unclipped").err;
+    assert!(said.contains("this defence transforms images, and unclipped pixels are no images"), "{said}");
+    assert!(results(&project, "unclipped")[0]["accuracy"]["images"].is_null());
+}
+
 /// A head that chooses its weight decay on trusted data is at least as accurate there as with any of the grid.
 #[test]
 fn a_victim_chooses_its_weight_decay() {

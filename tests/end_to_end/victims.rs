@@ -105,6 +105,40 @@ fn noise_stands_in_the_place_of_images_and_stays_small() {
     project.fails("plan noise --set unlearnable.poison_fraction=1.5", 2, &["`poison_fraction`"]);
 }
 
+/// Victims from one that trains everything to one that trains the classifier alone, under noise that binds to wrong
+/// classes.
+#[test]
+fn the_first_blocks_of_a_victim_keep_their_weights() {
+    let project = Project::new();
+    let noise = "[[unlearnable]]\npoison_fraction = 1.0\nattack = \"bait\"\nrounds = 2\nsteps = 2\n\
+                 [[unlearnable]]\npoison_fraction = 1.0\nattack = \"bait\"\nsurrogate = \"fine-tune\"\n\
+                 batch = 32\nrounds = 2\n";
+    let victim = format!("[[victim]]\nkind = \"fine-tune\"\nfreeze = [0, 1, 2, 3]\n{NETWORK}");
+    let spec = instead(&format!("{noise}{victim}"));
+    project.spec("frozen", &spec);
+    project.ok("run frozen");
+    let rows = results(&project, "frozen");
+    assert_eq!(rows.len(), 8);
+    let clean: Vec<String> = rows[..4].iter().map(|row| row["per_class"]["clean"].to_string()).collect();
+    for (i, row) in rows.iter().enumerate() {
+        assert_eq!((&row["attack"], &row["clean_label"]), (&"bait".into(), &true.into()));
+        assert_eq!(row["params"]["victim"]["freeze"].as_u64().unwrap_or(0), i as u64 % 4);
+        assert!(row["accuracy"]["images"].is_number() && row["learner"]["loss"].is_number(), "{row}");
+        assert_eq!(clean[i % 4], row["per_class"]["clean"].to_string(), "noise does not change the clean victim");
+    }
+    assert!(clean.iter().any(|other| *other != clean[0]), "{clean:?}");
+    let legend = project.ok("results frozen --wide --legend").out;
+    assert!(legend.contains("objective of bait: This is the loss with noise against the wrong classes"), "{legend}");
+    project.ok("report frozen");
+    // No key has what is at its default.
+    project.spec("plain", &spec.replace("freeze = [0, 1, 2, 3]\n", ""));
+    let plan = project.ok("plan plain").out;
+    assert!(plan.lines().all(|line| !line.starts_with("run")), "{plan}");
+    project.fails("plan frozen --set victim.freeze=4", 2, &["[victim] `freeze`: is 4", "at most 3", "resnet8"]);
+    project.fails("plan frozen --set victim.freeze=1 --set victim.kind=end-to-end", 2, &["`freeze`", "fine-tune"]);
+    project.fails("plan frozen --set unlearnable.attack=bite", 2, &["unknown variant `bite`", "bait"]);
+}
+
 #[test]
 fn unclipped_pixels_are_measured_as_they_are() {
     let project = Project::new();

@@ -20,8 +20,19 @@ impl AttackId {
     pub const REFINED: &str = "refined";
     /// The objective of error-minimising noise.
     pub const ERROR_MINIMIZING: &str = "error-minimizing";
-    /// What the objective of error-minimising noise measures.
-    pub const ERROR_MINIMIZING_LABEL: &str = "the training loss with noise";
+    /// The objective of BAIT, noise that binds images to wrong classes.
+    pub const BAIT: &str = "bait";
+    /// The objectives of noise on training images, each with what it measures.
+    pub const NOISES: [(&str, &str); 2] = [
+        (Self::ERROR_MINIMIZING, "the training loss with noise"),
+        (Self::BAIT, "the loss with noise against the wrong classes, after training on the right ones"),
+    ];
+
+    /// What the objective of noise measures; `None` for the objective of another attack.
+    #[must_use]
+    pub fn noise_label(objective: &str) -> Option<&'static str> {
+        Self::NOISES.into_iter().find(|(name, _)| *name == objective).map(|(_, label)| label)
+    }
 
     /// An attack whose poisons are features alone.
     pub fn on_features(objective: impl Into<String>) -> Self {

@@ -364,7 +364,7 @@ pub struct Evaluation {
     pub objective: f64,
     /// The objective at the base images, where an attack on pixels started; `None` for other attacks.
     pub initial_objective: Option<f64>,
-    /// How the making of error-minimising noise ended; `None` for other attacks.
+    /// How the making of noise ended; `None` for other attacks.
     pub learner: Option<LearnerState>,
     /// A lower bound of the objective: see [`PoisonFeatures::bound`](crate::PoisonFeatures::bound).
     pub bound: Option<f64>,

@@ -90,6 +90,16 @@ impl Normalization {
         }
     }
 
+    /// Returns the normalisation of the same kind for other features, whose training split is `train`, `[n, d]`.
+    #[must_use]
+    pub fn renewed(&self, train: ArrayView2<f32>) -> Self {
+        match self {
+            Self::L2 => Self::L2,
+            other if *other == Self::identity(train.ncols()) => Self::identity(train.ncols()),
+            Self::Affine { .. } => Self::standardizing(train),
+        }
+    }
+
     /// Number of coordinates that become 0 because they are constant.
     #[must_use]
     pub fn constant(&self) -> usize {

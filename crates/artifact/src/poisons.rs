@@ -139,7 +139,7 @@ pub struct Poisons {
     /// Share of the poisoned features that are outliers by the rule for images; `None` if the images were not made from
     /// poisoned features.
     pub outliers_of_features: Option<f64>,
-    /// How the making of error-minimising noise ended; `None` for other attacks.
+    /// How the making of noise ended; `None` for other attacks.
     pub learner: Option<LearnerState>,
     /// The least value so far of the objective of feature matching, mean over the poisons, at some of the passes; empty
     /// for other methods.
@@ -149,15 +149,16 @@ pub struct Poisons {
     pub refined: Vec<CurvePoint>,
 }
 
-/// How the making of error-minimising noise ended. The numbers describe the learner that the noise was made against, on
-/// the training images with noise, after it was trained on them for the last time.
+/// How the making of noise ended. The numbers describe the learner that the noise was made against, on the training
+/// images with noise, after it was trained on them for the last time. The class that an image is compared with is the
+/// one that the noise aims at: its own, or the designated wrong one of BAIT.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LearnerState {
     /// Number of rounds; each trains the learner and then changes the noise.
     pub rounds: u32,
     /// Mean cross-entropy on the images with noise, in nats.
     pub loss: f64,
-    /// Share of these images that are misclassified, in `[0, 1]`.
+    /// Share of these images that are assigned to another class, in `[0, 1]`.
     pub mistaken: f64,
     /// Why the rounds ended.
     pub stopped: Stopped,
@@ -167,7 +168,7 @@ pub struct LearnerState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stopped {
-    /// Hardly any image with noise was misclassified.
+    /// Hardly any image with noise was assigned to another class.
     Learnt,
     /// The loss had not fallen for many rounds.
     Stalled,

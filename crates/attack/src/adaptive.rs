@@ -16,7 +16,7 @@
 use crate::{Objective, ObjectiveGradient};
 use hemlock_artifact::{AttackSpec, SimulatedFilter};
 use hemlock_defences::filters::{Filtered, FixedScore};
-use hemlock_defences::{DefenceSpec, TrainingData};
+use hemlock_defences::{ConfiguredFilter, DefenceSpec, TrainingData};
 use hemlock_head::Samples;
 use hemlock_stage::{ErrorKind, ParamError, StageError};
 use hemlock_streams::Purpose;
@@ -67,6 +67,20 @@ impl Adaptive {
     #[must_use]
     pub fn is_off(&self) -> bool {
         matches!(self, Self::Switch(false))
+    }
+
+    /// Checks that the defence is a filter.
+    ///
+    /// # Errors
+    /// Returns an error if it is a transformation of images.
+    pub fn check(&self) -> Result<(), ParamError> {
+        match self {
+            Self::To(defence) if defence.filter().is_none() => {
+                let message = format!("is true, and an attack adapts to filters; `{}` is none", defence.kind.name());
+                Err(ParamError::new("adaptive", message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The filter without parameters that have no effect.
@@ -121,7 +135,7 @@ impl JsonSchema for Adaptive {
 
 /// The filter that poisons have to pass, as the attacker simulates it.
 pub struct Evasion<'a> {
-    filter: DefenceSpec,
+    filter: ConfiguredFilter,
     clean: Samples<'a>,
     weight_decay: f64,
     seed: u64,
@@ -145,7 +159,8 @@ impl<'a> Evasion<'a> {
     /// Returns an error if the filter cannot be read.
     pub fn new(spec: &AttackSpec, clean: Samples<'a>, weight_decay: f64) -> Result<Option<Self>, StageError> {
         let Some(SimulatedFilter { params, seed }) = &spec.filter else { return Ok(None) };
-        let filter = serde_json::from_str(params).map_err(|e| StageError::new(ErrorKind::Artifact, e))?;
+        let defence: DefenceSpec = serde_json::from_str(params).map_err(|e| StageError::new(ErrorKind::Artifact, e))?;
+        let filter = defence.filter().ok_or_else(|| StageError::internal("an attack adapts to what is no filter"))?;
         Ok(Some(Self { filter, clean, weight_decay, seed: *seed }))
     }
 
@@ -321,8 +336,8 @@ mod tests {
 
     /// The filter of the given name against poisons of the clouds.
     fn evasion<'a>(setting: &'a Clouds, kind: &str) -> Evasion<'a> {
-        let filter = serde_json::from_value(json!({ "kind": kind, "remove": 0.1 })).unwrap();
-        Evasion { filter, clean: setting.clean(), weight_decay: 1e-2, seed: 0 }
+        let defence: DefenceSpec = serde_json::from_value(json!({ "kind": kind, "remove": 0.1 })).unwrap();
+        Evasion { filter: defence.filter().unwrap(), clean: setting.clean(), weight_decay: 1e-2, seed: 0 }
     }
 
     /// Poisons far out, all of which the sphere removes.

@@ -182,7 +182,7 @@ impl Preparation {
     ///
     /// # Errors
     /// The reason, if nothing is resized and the picture is too small.
-    pub(crate) fn write(&self, picture: &RgbImage, size: usize, chw: &mut [u8]) -> Result<(), String> {
+    pub fn write(&self, picture: &RgbImage, size: usize, chw: &mut [u8]) -> Result<(), String> {
         let (width, height) = picture.dimensions();
         let (short, resized) = (u64::from(width.min(height)), (size as f64 / self.crop) as u64);
         let sides = [width, height].map(|side| match self.resize {

@@ -1,9 +1,10 @@
 //! Stage: a defence, and the accuracy that it leaves a victim on clean data. `evaluate` applies it to poisons.
 
-use hemlock_artifact::{Defence, Features, TargetParams, Victim};
+use hemlock_artifact::{Dataset, Defence, ExtractorArtifact, Features, Poisons, TargetParams, Victim};
 use hemlock_defences::DefenceSpec;
-use hemlock_stage::{About, Context, ParamError, Port, StageError, StageRole, inputs};
-use hemlock_victims::{TrainingSetChange, VictimData, VictimSpec, train_behind};
+use hemlock_models::extracted;
+use hemlock_stage::{About, Context, Need, ParamError, Port, StageError, StageRole, inputs};
+use hemlock_victims::{DefendedData, TrainingSetChange, VictimData, VictimSpec, train_behind};
 use serde_json::Value;
 
 inputs! {
@@ -18,6 +19,14 @@ inputs! {
             victim: Victim = "victim",
             /// Features by the victim extractor, if it is not the attacker's.
             victim_features: Features = "victim-extractor.features",
+            /// Downstream images, which a transformation changes.
+            dataset: Dataset = "dataset.downstream",
+            /// The attacker's extractor, which computes features of transformed images.
+            extractor: ExtractorArtifact = "pretrain",
+            /// The victim extractor, if it is not the attacker's.
+            victim_extractor: ExtractorArtifact = "victim-extractor.pretrain",
+            /// Poisoned images, which a transformation goes with. They are not read here.
+            poisons: Poisons = "invert",
         }
     }
 }
@@ -33,7 +42,8 @@ impl hemlock_stage::Stage for Stage {
     };
     const VERSION: u32 = 1;
     const SEEDED: bool = true;
-    const USES_DEVICE: bool = false;
+    const USES_DEVICE: bool = true;
+    const INSTEAD: &'static [(&'static str, &'static str)] = &[("extractor", "victim_extractor")];
     type Params = DefenceSpec;
     type Inputs = Inputs;
     type Output = Defence;
@@ -42,7 +52,23 @@ impl hemlock_stage::Stage for Stage {
         serde_json::to_value(params.resolved())
     }
 
+    fn uses_device(params: &DefenceSpec) -> bool {
+        params.transform().is_some()
+    }
+
+    fn need(params: &DefenceSpec, port: &Port) -> Need {
+        match (port.role, params.transform()) {
+            ("dataset" | "extractor" | "victim_extractor" | "poisons", None) => Need::Unread,
+            ("dataset" | "extractor", Some(_)) => Need::Required,
+            ("poisons", Some(_)) => Need::Present,
+            _ => port.need,
+        }
+    }
+
     fn accepts(params: &DefenceSpec, port: &Port, made_with: &Value) -> Result<(), ParamError> {
+        if params.transform().is_some() {
+            return extracted(port, made_with);
+        }
         // A kind that cannot be read is an error of the stage `victim`.
         let victim = (port.role == "victim").then(|| serde_json::from_value::<VictimSpec>(made_with.clone()).ok());
         let Some(victim) = victim.flatten().filter(|victim| victim.victim().reads_images()) else { return Ok(()) };
@@ -52,18 +78,21 @@ impl hemlock_stage::Stage for Stage {
     }
 
     fn run(params: &DefenceSpec, inputs: Inputs, ctx: &Context) -> Result<Defence, StageError> {
-        let Inputs { features, target, victim, victim_features } = inputs;
+        let Inputs { features, target, victim, victim_features, dataset, extractor, victim_extractor, .. } = inputs;
         let how = VictimSpec::of(victim.as_ref())?;
         let features = victim_features.as_ref().unwrap_or(&features);
         let weight_decay = target.weight_decay;
-        let data = VictimData { features, images: None, extractor: None, weight_decay, ctx };
+        let (images, extractor) = (dataset.as_ref(), victim_extractor.as_ref().or(extractor.as_ref()));
+        let data = VictimData { features, images, extractor, weight_decay, ctx };
+        let defended = params.transform().map(|transform| DefendedData::new(transform, &data)).transpose()?;
+        let data = defended.as_ref().map_or(data, |defended| defended.of(&data));
         let none = TrainingSetChange::none(&data);
         let (clean, detection) = train_behind(params, &*how.victim(), "clean data", &data, &none)?;
         Ok(Defence {
             kind: params.kind.name().to_owned(),
             params: serde_json::to_string(&params.resolved()).map_err(|e| StageError::internal(e.to_string()))?,
             clean,
-            detection,
+            detection: detection.unwrap_or_default(),
         })
     }
 }

@@ -20,6 +20,12 @@ pub enum DefenceError {
         /// The allowed range, in words.
         expected: String,
     },
+    /// An image cannot be transformed.
+    #[error("{what}")]
+    Image {
+        /// What is wrong with it.
+        what: String,
+    },
     /// A filter would leave a class without samples.
     #[error(
         "the filter `{filter}` would remove all {samples} samples of class {class}, and no head can be trained without \
@@ -122,7 +128,7 @@ impl Failure for DefenceError {
             Self::Head(error) => error.class(),
             Self::Parameter { .. } | Self::WholeClass { .. } | Self::Unbounded { .. } => ErrorKind::Params,
             Self::Everything { .. } | Self::EmptyPart { .. } => ErrorKind::Params,
-            Self::FewClasses { .. } | Self::FewSamples { .. } => ErrorKind::Data,
+            Self::FewClasses { .. } | Self::FewSamples { .. } | Self::Image { .. } => ErrorKind::Data,
             Self::Singular { .. } | Self::NotConverged { .. } => ErrorKind::Numeric,
             Self::Length { .. } => ErrorKind::Internal,
         }

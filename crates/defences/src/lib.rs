@@ -2,12 +2,13 @@
 //!
 //! | module | contents |
 //! | --- | --- |
-//! | [`DefenceSpec`] | a filter as it is written in specs |
+//! | [`DefenceSpec`] | a defence as it is written in specs |
 //! | [`filters`] | scores of how suspicious every training sample is, and what to remove |
 //! | [`metrics`] | what a filter found, and how much accuracy a defence brings back |
 //! | [`weight_decay`] | the weight decay that held-out data, trusted data or folds choose |
 //! | [`robust`] | heads whose training tolerates poisons |
 //! | [`certificates`] | for every test sample, the number of poisons up to which its prediction provably stays |
+//! | [`images`] | transformations of images, before features are extracted |
 //! | [`repair`] | a trained head, once some of its poisons are known |
 //!
 //! Everything starts from a [`TrainingData`]: blocks of samples as a victim has them, poisons included, with the weight
@@ -24,6 +25,7 @@ pub mod certificates;
 mod error;
 pub mod filters;
 mod hash;
+pub mod images;
 mod linalg;
 mod losses;
 pub mod metrics;
@@ -34,5 +36,5 @@ mod training_data;
 pub mod weight_decay;
 
 pub use error::DefenceError;
-pub use spec::{DefenceSpec, FilterRef};
+pub use spec::{ConfiguredFilter, DefenceKind, DefenceSpec, FilterRef};
 pub use training_data::{Subset, TrainingData};

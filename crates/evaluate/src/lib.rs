@@ -15,7 +15,7 @@ use hemlock_models::extracted;
 use hemlock_perturb::visibility;
 use hemlock_stage::{About, Context, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_threat::{Constraint, Sees, loss_bound};
-use hemlock_victims::{Train, TrainingSetChange, VictimData, VictimSpec, measure, train_behind};
+use hemlock_victims::{DefendedData, Train, TrainingSetChange, VictimData, VictimSpec, measure, train_behind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -98,7 +98,7 @@ impl hemlock_stage::Stage for Stage {
         let how = VictimSpec::of(victim.as_ref())?;
         let features = inputs.victim_features.as_ref().unwrap_or(&inputs.features);
         let own = inputs.victim_features.is_none();
-        let data = VictimData {
+        let undefended = VictimData {
             features,
             images: dataset.as_ref(),
             extractor: inputs.victim_extractor.as_ref().or(inputs.extractor.as_ref()),
@@ -106,15 +106,28 @@ impl hemlock_stage::Stage for Stage {
             ctx,
         };
         let defence = inputs.defence.as_ref().map(DefenceSpec::of).transpose()?;
-        let victims = Victims { data: &data, victim: &*how.victim(), defence: defence.as_ref(), name: how.kind(), own };
         let record = PoisonRecord::of(&inputs)?;
         let clean = match victim {
             Some(victim) => victim.clean.clone(),
-            None => how.clean(&data, own.then_some(target))?,
+            None => how.clean(&undefended, own.then_some(target))?,
+        };
+        let transform = defence.as_ref().and_then(DefenceSpec::transform);
+        let defended = transform.map(|transform| DefendedData::new(transform, &undefended)).transpose()?;
+        let data = defended.as_ref().map_or(undefended, |defended| defended.of(&undefended));
+        // What an attacker's features mean is lost behind a transformation.
+        let own = own && defended.is_none();
+        let victims = Victims {
+            data: &data,
+            undefended: &undefended,
+            defended: defended.as_ref(),
+            victim: &*how.victim(),
+            defence: defence.as_ref(),
+            name: how.kind(),
+            own,
         };
         let mut outcomes = behind(inputs.defence.as_ref(), clean);
         let detection = victims.add_poisoned(&mut outcomes, &inputs)?;
-        let samples = features.train.samples(data.classes())?;
+        let samples = data.features.train.samples(data.classes())?;
         let basis = Basis {
             data: &data,
             head: &if own { target.clean.clone() } else { victims.head(samples)? },
@@ -248,13 +261,18 @@ impl<'a> PoisonRecord<'a> {
 
 /// Trains one victim on several training sets.
 struct Victims<'a> {
+    /// The data, behind the defence if that transforms images.
     data: &'a VictimData<'a>,
+    /// The data without the defence.
+    undefended: &'a VictimData<'a>,
+    /// Images behind the defence, if that transforms them.
+    defended: Option<&'a DefendedData>,
     victim: &'a dyn Train,
     /// The defence of its training sets.
     defence: Option<&'a DefenceSpec>,
     /// The victim's name in specs.
     name: &'static str,
-    /// Whether the victim reads features of the attacker's extractor.
+    /// Whether the victim reads the features that the attacker knows.
     own: bool,
 }
 
@@ -276,20 +294,26 @@ impl Victims<'_> {
             (last, detection) = (Some(change), detected);
         }
         if let Some(poisons) = inputs.poisons.as_ref().filter(|poisons| self.can_train_on(poisons)) {
-            let change = if self.victim.reads_images() {
-                TrainingSetChange::of_pictures(poisons)
-            } else {
-                TrainingSetChange::of_images(self.data, poisons)?
-            };
-            let (outcome, detected) = self.train("poisoned images", &change)?;
+            let change = self.change(self.undefended, poisons)?;
+            let behind = self.defended.map(|defended| defended.poisons(poisons, self.data.ctx)).transpose()?;
+            let behind = behind.map(|poisons| self.change(self.data, &poisons)).transpose()?;
+            let (outcome, detected) = self.train("poisoned images", behind.as_ref().unwrap_or(&change))?;
             add(TrainingSet::IMAGES, Role::Poisoned, outcome);
             (last, detection) = (Some(change), detected);
         }
         if let (Some(_), Some(change)) = (self.defence, last) {
-            let outcome = self.victim.train("poisons without the defence", self.data, &change)?;
+            let outcome = self.victim.train("poisons without the defence", self.undefended, &change)?;
             add(TrainingSet::UNDEFENDED, Role::Undefended, outcome);
         }
         Ok(detection)
+    }
+
+    /// The change that poisoned images make, as this victim reads it.
+    fn change(&self, data: &VictimData, poisons: &Poisons) -> Result<TrainingSetChange, StageError> {
+        if self.victim.reads_images() {
+            return Ok(TrainingSetChange::of_pictures(poisons));
+        }
+        TrainingSetChange::of_images(data, poisons)
     }
 
     /// Trains on the controls that exist for these poisons.
@@ -311,19 +335,27 @@ impl Victims<'_> {
 
     /// Whether the victim can train on these poisons. Otherwise it warns.
     fn can_train_on(&self, poisons: &Poisons) -> bool {
-        let can = poisons.pixels.is_none() || !self.victim.reads_images();
-        if !can {
-            let (victim, why) = (self.name, "unclipped pixels are no images");
-            tracing::warn!(victim, "this victim trains on images, and {why}; it is not trained on them");
+        let (victim, why) = (self.name, "unclipped pixels are no images");
+        if poisons.pixels.is_none() {
+            return true;
         }
-        can
+        if self.victim.reads_images() {
+            tracing::warn!(victim, "this victim trains on images, and {why}; it is not trained on them");
+            return false;
+        }
+        if let Some(defence) = self.defence.filter(|defence| defence.transform().is_some()) {
+            let defence = defence.kind.name();
+            tracing::warn!(defence, "this defence transforms images, and {why}; the victim is not trained on them");
+            return false;
+        }
+        true
     }
 
     /// Trains on clean data with a change, behind the defence if there is one.
     fn train(&self, what: &str, change: &TrainingSetChange) -> Result<(Outcome, Option<Detection>), StageError> {
         let Some(defence) = self.defence else { return Ok((self.victim.train(what, self.data, change)?, None)) };
         let (outcome, detection) = train_behind(defence, self.victim, what, self.data, change)?;
-        Ok((outcome, Some(detection)))
+        Ok((outcome, detection))
     }
 
     /// Trains a linear head on clean samples.

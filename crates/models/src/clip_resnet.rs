@@ -81,6 +81,11 @@ impl ClipResNetArch {
         self.projection
     }
 
+    /// Number of residual blocks.
+    pub(crate) fn blocks(self) -> usize {
+        self.preset.blocks.into_iter().sum()
+    }
+
     /// Channels of the last group.
     fn channels(self) -> usize {
         LAST * self.width
@@ -217,12 +222,10 @@ impl ClipResNet {
         self.attnpool.forward(channels_first(x))
     }
 
-    /// Features `[n, d]` from the input of the last block, `[n, c, h, w]`.
-    pub(crate) fn last_block(&self, x: Tensor<4>) -> Tensor<2> {
-        self.attnpool.forward(match self.blocks().last() {
-            Some(block) => channels_first(block.forward(channels_last(x))),
-            None => x,
-        })
+    /// Features `[n, d]` from the output of the first `blocks` blocks, `[n, c, h, w]`.
+    pub(crate) fn after(&self, blocks: usize, x: Tensor<4>) -> Tensor<2> {
+        let last = self.blocks().skip(blocks).fold(channels_last(x), |x, block| block.forward(x));
+        self.attnpool.forward(channels_first(last))
     }
 }
 

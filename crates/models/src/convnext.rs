@@ -15,6 +15,7 @@ use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig, Pa
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
+use std::ops::Range;
 
 use crate::resnet::{channels_first, channels_last, convolved, normal};
 use arch::{EXPANSION, SIDE};
@@ -139,37 +140,39 @@ impl ConvNext {
     /// Features `[n, d]` of normalised images `[n, 3, h, w]`.
     #[must_use]
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        self.read(self.run(images, usize::MAX))
+        self.read(self.run(self.stem(images), 0..usize::MAX))
     }
 
-    /// The input of the last block, `[n, c, h, w]`, for normalised images `[n, 3, h, w]`.
-    pub(crate) fn before_last_block(&self, images: Tensor<4>) -> Tensor<4> {
-        let blocks: usize = self.stages.iter().map(|stage| stage.blocks.len()).sum();
-        channels_first(self.run(images, blocks - 1))
+    /// The output of the first `blocks` blocks, `[n, c, h, w]`, for normalised images `[n, 3, h, w]`.
+    pub(crate) fn before(&self, blocks: usize, images: Tensor<4>) -> Tensor<4> {
+        channels_first(self.run(self.stem(images), 0..blocks))
     }
 
-    /// Features `[n, d]` from the input of the last block, `[n, c, h, w]`.
-    pub(crate) fn last_block(&self, x: Tensor<4>) -> Tensor<2> {
-        let x = channels_last(x);
-        let last = self.stages.last().and_then(|stage| stage.blocks.last());
-        self.read(match last {
-            Some(block) => block.forward(x),
-            None => x,
-        })
+    /// Features `[n, d]` from the output of the first `blocks` blocks, `[n, c, h, w]`.
+    pub(crate) fn after(&self, blocks: usize, x: Tensor<4>) -> Tensor<2> {
+        self.read(self.run(channels_last(x), blocks..usize::MAX))
     }
 
-    /// The output `[n, h, w, c]` of the first `count` blocks, or of all.
-    fn run(&self, images: Tensor<4>, mut count: usize) -> Tensor<4> {
+    /// The output `[n, h, w, c]` of the stem.
+    fn stem(&self, images: Tensor<4>) -> Tensor<4> {
         let (conv, norm) = &self.stem;
-        let mut x = norm.forward(convolved(conv, channels_last(images)));
+        norm.forward(convolved(conv, channels_last(images)))
+    }
+
+    /// The output `[n, h, w, c]` of these blocks for an input `[n, h, w, c]`. The downsampling of a stage belongs to
+    /// its first block.
+    fn run(&self, mut x: Tensor<4>, blocks: Range<usize>) -> Tensor<4> {
+        let mut first = 0;
         for stage in &self.stages {
-            if let Some((norm, conv)) = &stage.downsample {
+            if let Some((norm, conv)) = stage.downsample.as_ref().filter(|_| blocks.contains(&first)) {
                 x = convolved(conv, norm.forward(x));
             }
-            for block in stage.blocks.iter().take(count) {
-                x = block.forward(x);
+            for (i, block) in stage.blocks.iter().enumerate() {
+                if blocks.contains(&(first + i)) {
+                    x = block.forward(x);
+                }
             }
-            count = count.saturating_sub(stage.blocks.len());
+            first += stage.blocks.len();
         }
         x
     }

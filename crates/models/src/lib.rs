@@ -8,7 +8,7 @@
 //! - [`vit`]: small vision transformers, with the parameter names of timm.
 //! - [`weights`]: named tensors of a module, and their safetensors bytes.
 //! - [`extractor`]: a frozen network with its input normalisation: images in, features out.
-//! - [`BackbonePrefix`]: a frozen network up to its last block.
+//! - [`BackbonePrefix`]: the first blocks of a frozen network.
 //! - [`import`]: extractors from files of other tools: PyTorch checkpoints and safetensors.
 //! - [`tiles`]: work split into fixed tiles, so that results don't depend on the thread count.
 

@@ -110,6 +110,17 @@ impl Arch {
         }
     }
 
+    /// Number of blocks, each with a shortcut around it; what precedes the first one is the stem.
+    #[must_use]
+    pub fn blocks(self) -> usize {
+        match self {
+            Self::ResNet(arch) => arch.blocks(),
+            Self::ClipResNet(arch) => arch.blocks(),
+            Self::ConvNext(arch) => arch.depths().into_iter().sum(),
+            Self::Vit(arch) => arch.depth,
+        }
+    }
+
     /// A lower bound of the numbers (f32) that a forward pass holds in memory at once, for one image of
     /// `[height, width]`.
     #[must_use]
@@ -260,15 +271,30 @@ impl Network {
         }
     }
 
-    /// Features `[n, d]` from the input of the last block, as
-    /// [`BackbonePrefix::activations`](crate::BackbonePrefix::activations) returns it.
+    /// Number of blocks.
     #[must_use]
-    pub fn last_block(&self, activations: Tensor<4>) -> Tensor<2> {
+    pub fn blocks(&self) -> usize {
         match self {
-            Self::ResNet(net) => net.last_block(activations),
-            Self::ClipResNet(net) => net.last_block(activations),
-            Self::ConvNext(net) => net.last_block(activations),
-            Self::Vit(net) => net.last_block(activations),
+            Self::ResNet(net) => net.blocks().count(),
+            Self::ClipResNet(net) => net.blocks().count(),
+            Self::ConvNext(net) => net.arch().depths().into_iter().sum(),
+            Self::Vit(net) => net.arch().depth,
+        }
+    }
+
+    /// Features `[n, d]` from the output of the first `blocks` blocks, as
+    /// [`BackbonePrefix::activations`](crate::BackbonePrefix::activations) returns it. After all blocks, nothing is
+    /// left to compute.
+    #[must_use]
+    pub fn after(&self, blocks: usize, activations: Tensor<4>) -> Tensor<2> {
+        if blocks >= self.blocks() {
+            return activations.flatten::<2>(1, 3);
+        }
+        match self {
+            Self::ResNet(net) => net.after(blocks, activations),
+            Self::ClipResNet(net) => net.after(blocks, activations),
+            Self::ConvNext(net) => net.after(blocks, activations),
+            Self::Vit(net) => net.after(blocks, activations),
         }
     }
 

@@ -134,21 +134,19 @@ impl ResNet {
         self.forward_by_layers(images)
     }
 
-    /// Features `[n, d]` from the input of the last block, `[n, c, h, w]`.
-    pub(crate) fn last_block(&self, x: Tensor<4>) -> Tensor<2> {
+    /// Features `[n, d]` from the output of the first `blocks` blocks, `[n, c, h, w]`.
+    pub(crate) fn after(&self, blocks: usize, x: Tensor<4>) -> Tensor<2> {
         #[cfg(feature = "flex")]
-        if let Some(features) = crate::training::last_block(self, &x) {
+        if let Some(features) = crate::training::after(self, blocks, &x) {
             return features;
         }
-        self.last_block_by_layers(x)
+        self.after_by_layers(blocks, x)
     }
 
-    /// [`ResNet::last_block`] by burn's operations.
-    pub(crate) fn last_block_by_layers(&self, x: Tensor<4>) -> Tensor<2> {
-        pool(match self.blocks().last() {
-            Some(block) => channels_first(block.forward(channels_last(x))),
-            None => x,
-        })
+    /// [`ResNet::after`] by burn's operations.
+    pub(crate) fn after_by_layers(&self, blocks: usize, x: Tensor<4>) -> Tensor<2> {
+        let last = self.blocks().skip(blocks).fold(channels_last(x), |x, block| block.forward(x));
+        pool(channels_first(last))
     }
 
     /// [`ResNet::forward`] by burn's operations.

@@ -42,11 +42,11 @@ pub(crate) fn forward(net: &ResNet, images: &Tensor<4>) -> Option<Tensor<2>> {
     operation(&layers, || Layers::new(net), images, &net.pool)
 }
 
-/// Features `[n, d]` from the input of the last block, as [`forward`] computes them; `None` in the same cases.
-pub(crate) fn last_block(net: &ResNet, x: &Tensor<4>) -> Option<Tensor<2>> {
-    let block = net.blocks().last()?;
-    let layers: Vec<_> = block.layers().collect();
-    operation(&layers, || Layers::of_block(block), x, &net.pool)
+/// Features `[n, d]` from the output of the first `blocks` blocks, fewer than all, as [`forward`] computes them; `None`
+/// in the same cases.
+pub(crate) fn after(net: &ResNet, blocks: usize, x: &Tensor<4>) -> Option<Tensor<2>> {
+    let layers: Vec<_> = net.blocks().skip(blocks).flat_map(resnet::ResidualBlock::layers).collect();
+    operation(&layers, || Layers::after(net, blocks), x, &net.pool)
 }
 
 /// Runs the layers of `plan` as one operation of burn's graph.
@@ -105,7 +105,7 @@ impl Backward<Flex, 2> for Derivative {
     }
 }
 
-/// The layers of a network, or of one block, without their parameters.
+/// The layers of a network, or of its last blocks, without their parameters.
 #[derive(Debug, Clone)]
 struct Layers {
     /// `None` if the first block reads the input directly.
@@ -187,8 +187,10 @@ impl Layers {
         Self { stem: Some(stem), blocks }
     }
 
-    fn of_block(block: &resnet::ResidualBlock) -> Self {
-        Self { stem: None, blocks: vec![BlockLayers::new(block, &mut 0)] }
+    fn after(net: &ResNet, blocks: usize) -> Self {
+        let mut at = 0;
+        let rest = net.blocks().skip(blocks).map(|block| BlockLayers::new(block, &mut at)).collect();
+        Self { stem: None, blocks: rest }
     }
 }
 

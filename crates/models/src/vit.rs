@@ -17,6 +17,7 @@ use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::{gelu, gelu_approximate, sigmoid, silu, softmax};
 use burn::tensor::{Device, Tensor, TensorData, s};
 use rand_chacha::ChaCha8Rng;
+use std::ops::Range;
 
 use crate::resnet::normal;
 use rotary::Rotation;
@@ -192,52 +193,60 @@ impl Vit {
     #[must_use]
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
         let rotation = self.rotation(&images);
-        let (tokens, mut outputs) = self.run(images, self.blocks.len(), rotation.as_ref());
+        let (tokens, mut outputs) = self.run(self.tokens(images), 0..self.blocks.len(), rotation.as_ref());
         outputs.push(tokens);
         self.read(&outputs)
     }
 
-    /// Features `[n, d]` from what [`before_last_block`](Self::before_last_block) returns.
-    pub(crate) fn last_block(&self, x: Tensor<4>) -> Tensor<2> {
+    /// Features `[n, d]` from what [`before`](Self::before) returns for as many blocks.
+    pub(crate) fn after(&self, blocks: usize, x: Tensor<4>) -> Tensor<2> {
         let rows = x.squeeze_dim::<3>(1);
-        let (kept, last) = (self.arch.last - 1, self.blocks.last());
+        let kept = self.kept(blocks);
         let tokens = rows.dims()[1] - kept;
         let mut outputs: Vec<Tensor<3>> = (0..kept).map(|i| rows.clone().narrow(1, tokens + i, 1)).collect();
         let tokens = rows.narrow(1, 0, tokens);
         let patches = tokens.dims()[1] - self.arch.before_patches();
-        // Images are square wherever the last block is trained alone.
+        // Images are square wherever blocks are trained alone.
         let side = patches.isqrt();
         let rotation = (self.arch.positions == Positions::Rotary)
             .then(|| Rotation::new(self.arch, [side, side], &tokens.device()));
-        outputs.push(match last {
-            Some(block) => block.forward(tokens, rotation.as_ref()),
-            None => tokens,
-        });
+        let (tokens, later) = self.run(tokens, blocks..self.blocks.len(), rotation.as_ref());
+        outputs.extend(later);
+        outputs.push(tokens);
         self.read(&outputs)
     }
 
-    /// The input of the last block for normalised images `[n, 3, h, w]`, followed by the class tokens of the blocks
-    /// before it that become features: `[n, 1, tokens + last - 1, width]`.
-    pub(crate) fn before_last_block(&self, images: Tensor<4>) -> Tensor<4> {
+    /// The output of the first `blocks` blocks for normalised images `[n, 3, h, w]`, followed by the class tokens of
+    /// those of them that become features: `[n, 1, tokens + kept, width]`.
+    pub(crate) fn before(&self, blocks: usize, images: Tensor<4>) -> Tensor<4> {
         let rotation = self.rotation(&images);
-        let (tokens, outputs) = self.run(images, self.blocks.len().saturating_sub(1), rotation.as_ref());
+        let (tokens, outputs) = self.run(self.tokens(images), 0..blocks, rotation.as_ref());
         let classes = outputs.into_iter().map(|output| output.narrow(1, 0, 1));
-        // The block before the last one is the last of those that are kept.
-        let before = (self.arch.last > 1).then(|| tokens.clone().narrow(1, 0, 1));
-        let rows = std::iter::once(tokens).chain(classes).chain(before).collect();
+        // The last block that has run is the last of those that are kept.
+        let last = (self.kept(blocks) > 0).then(|| tokens.clone().narrow(1, 0, 1));
+        let rows = std::iter::once(tokens).chain(classes).chain(last).collect();
         Tensor::cat(rows, 1).unsqueeze_dim(1)
     }
 
-    /// The output of block number `count`, counted from 1, and those of the blocks before it that become features
-    /// without being the last, in order.
-    fn run(&self, images: Tensor<4>, count: usize, rotation: Option<&Rotation>) -> (Tensor<3>, Vec<Tensor<3>>) {
-        let first = self.blocks.len() - self.arch.last;
-        let (mut tokens, mut outputs) = (self.tokens(images), Vec::new());
-        for (i, block) in self.blocks.iter().take(count).enumerate() {
-            if i > first {
+    /// Number of the first `blocks` blocks, fewer than all, whose class tokens become features.
+    fn kept(&self, blocks: usize) -> usize {
+        blocks.saturating_sub(self.blocks.len() - self.arch.last)
+    }
+
+    /// The output of the last of these blocks for an input `[n, tokens, width]`, and those of the blocks before it that
+    /// become features without being the last of the network, in order.
+    fn run(
+        &self,
+        mut tokens: Tensor<3>,
+        blocks: Range<usize>,
+        rotation: Option<&Rotation>,
+    ) -> (Tensor<3>, Vec<Tensor<3>>) {
+        let mut outputs = Vec::new();
+        for i in blocks.clone() {
+            if i > blocks.start && self.kept(i) > 0 {
                 outputs.push(tokens.clone());
             }
-            tokens = block.forward(tokens, rotation);
+            tokens = self.blocks[i].forward(tokens, rotation);
         }
         (tokens, outputs)
     }

@@ -221,6 +221,10 @@ impl<'a> Variant<'a> {
         for port in node.ports() {
             match node.stage.need(params, &port)? {
                 Need::Unread => continue,
+                Need::Present => {
+                    required.push(port.node);
+                    continue;
+                }
                 Need::Required => required.push(port.node),
                 Need::Optional => {}
             }

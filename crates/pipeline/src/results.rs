@@ -31,7 +31,7 @@ pub struct ResultRow {
     pub victim: String,
     /// Whether the poisons have the labels of their base images.
     pub clean_label: bool,
-    /// Whether the poisons replace their base images, as error-minimising noise does, instead of being added.
+    /// Whether the poisons replace their base images, as noise does, instead of being added.
     pub replaces: bool,
     /// Number of poisons, divided by the number of clean training samples.
     pub poison_fraction: f64,
@@ -41,7 +41,7 @@ pub struct ResultRow {
     pub objective: f64,
     /// The objective at the base images, where an attack on pixels starts. `None` for other attacks.
     pub initial_objective: Option<f64>,
-    /// How the crafting of error-minimising noise ended. `None` for other attacks.
+    /// How the crafting of noise ended. `None` for other attacks.
     pub learner: Option<LearnerState>,
     /// A lower bound of the objective. `None` if none is known.
     pub bound: Option<f64>,
@@ -303,14 +303,14 @@ impl Upstream {
     }
 
     /// The data that the attacker saw: by the attack's own parameters or, if it has none, by those of its target's
-    /// maker. Error-minimising noise has no target, and is made from the training split.
+    /// maker. Noise has no target, and is made from the training split.
     fn seen_by(&self, attack: &AttackId) -> Result<Sees, StoreError> {
         let of = |role: fn(StageRole) -> bool| {
             let nodes = self.roles.iter().filter(|(_, of)| role(**of)).filter_map(|(node, _)| self.deciding.get(node));
             nodes.map(sees).find_map(Result::transpose).transpose()
         };
         let own = of(StageRole::is_attack)?;
-        if own.is_some() || attack.objective == AttackId::ERROR_MINIMIZING {
+        if own.is_some() || AttackId::noise_label(&attack.objective).is_some() {
             return Ok(own.unwrap_or_default());
         }
         Ok(of(|role| role == StageRole::Preparation)?.unwrap_or_default())

@@ -348,10 +348,17 @@ fn supplied(variants: &Tables, graph: &Graph, source: &SpecSource) -> Result<(),
         for (params, port) in tables.iter().flat_map(|t| node.ports().map(move |p| (t, p))) {
             let there = graph.fillers(port.node).any(|filler| variants.contains_key(filler));
             let need = node.stage.need(params, &port).map_err(|e| source.error(&at, e.to_string()))?;
-            if need == Need::Required && !there {
-                let message = format!("[{}] reads what [{}] makes, and the spec has no [{1}]", node.name, port.node);
-                return Err(source.error(&at, message));
-            }
+            let (name, lacks) = (node.name, format!("what [{0}] makes, and the spec has no [{0}]", port.node));
+            let message = match need {
+                Need::Required if !there => format!("[{name}] reads {lacks}"),
+                Need::Present if !there => {
+                    let others = graph.fillers(port.node).filter(|other| *other != port.node);
+                    let others: Vec<String> = others.map(|other| format!(" and no [{other}]")).collect();
+                    format!("[{name}] goes with {lacks}{}", others.concat())
+                }
+                _ => continue,
+            };
+            return Err(source.error(&at, message));
         }
     }
     Ok(())
@@ -360,8 +367,10 @@ fn supplied(variants: &Tables, graph: &Graph, source: &SpecSource) -> Result<(),
 /// Checks that, if a stage reads poisons, some route makes them.
 fn ended(variants: &Tables, graph: &Graph, source: &SpecSource) -> Result<(), SpecError> {
     for node in graph.nodes().filter(|node| node.route.is_none() && variants.contains_key(node.name)) {
-        let routed = |port: Port| graph.node(port.node).is_some_and(|n| n.route.is_some());
-        if node.ports().any(routed) && !graph.ends().any(|end| variants.contains_key(end.name)) {
+        let tables = variants.get(node.name).map_or(&[][..], Vec::as_slice);
+        let read = |port: &Port| tables.iter().any(|t| !matches!(node.stage.need(t, port), Ok(Need::Unread)));
+        let routed = |port: &Port| graph.node(port.node).is_some_and(|n| n.route.is_some()) && read(port);
+        if node.ports().any(|port| routed(&port)) && !graph.ends().any(|end| variants.contains_key(end.name)) {
             let ends = graph.ends().map(|end| format!("[{}]", end.name)).collect::<Vec<_>>().join(", ");
             let message = format!("[{}] reads poisons, and the spec has none of {ends}", node.name);
             return Err(source.error(&node.name.split('.').collect::<Vec<_>>(), message));

@@ -136,6 +136,7 @@ impl Params {
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
         self.own.check(&Self::FIELDS)?;
+        self.adaptive.check()?;
         ParamError::share("poison_fraction", self.poison_fraction)?;
         ParamError::share("quantile", self.quantile)?;
         ParamError::at_least_one("neighbors", self.neighbors)?;

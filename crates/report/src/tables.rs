@@ -12,7 +12,7 @@ use crate::{
     table::{DIGITS, Table, TableCell},
     words,
 };
-use hemlock_artifact::LearnerState;
+use hemlock_artifact::{AttackId, LearnerState};
 use hemlock_pipeline::as_csv;
 use hemlock_stage::StageError;
 
@@ -52,9 +52,9 @@ pub fn rows(configs: &[ConfigGroup]) -> Result<String, StageError> {
 /// The names of all tables, except for those of findings.
 pub const NAMES: [&str; 6] = ["results", "paper", "noise", "rows", "times", "artifacts"];
 
-/// The table of error-minimising noise: the drop by the surrogate that the noise was crafted against and by the victim.
+/// The table of noise: the drop by the surrogate that the noise was crafted against and by the victim.
 pub fn noise(configs: &[ConfigGroup]) -> Table {
-    let caption = "Error-minimising noise: the drop of accuracy in points with its 95 % confidence interval, by the \
+    let caption = "Noise: the drop of accuracy in points with its 95 % confidence interval, by the \
                    surrogate that the noise was crafted against → the victim that trains on it. A linear victim is a \
                    head on the frozen extractor. `Best epoch` compares the best epoch on noise with the best epoch on \
                    clean data. Loss and error are those of the surrogate on the training images with the noise, after \
@@ -71,7 +71,7 @@ pub fn noise(configs: &[ConfigGroup]) -> Table {
             kind.iter().find(|c| unlearnable::surrogate_of(c) == Some(surrogate) && c.victim() == victim)?.mean(of)
         };
         let mut row = vec![
-            TableCell::text(kind[0].making().unwrap_or_default()),
+            TableCell::text(kind_of_noise(kind[0])),
             TableCell::text(&kind[0].experiment),
             share(kind[0].poison_fraction()),
         ];
@@ -87,6 +87,12 @@ pub fn noise(configs: &[ConfigGroup]) -> Table {
         table.push(row);
     }
     table
+}
+
+/// The scope of noise, and its objective unless it is error-minimising.
+fn kind_of_noise(config: &ConfigGroup) -> String {
+    let scope = config.making().unwrap_or_default();
+    if config.aim() == AttackId::ERROR_MINIMIZING { scope.to_owned() } else { format!("{}, {scope}", config.aim()) }
 }
 
 /// The surrogates that noise is crafted against.

@@ -23,6 +23,9 @@ pub enum Need {
     Required,
     /// The stage takes the artifact if the pipeline makes one. The field of the inputs is an `Option`.
     Optional,
+    /// The pipeline has to make the artifact, although the stage does not read it: other stages use both together. It
+    /// is not part of the key, and the field of the inputs is an `Option`.
+    Present,
     /// The stage does not read the artifact, which is therefore not part of its key. The field of the inputs is an
     /// `Option`.
     Unread,

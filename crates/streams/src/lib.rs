@@ -102,6 +102,8 @@ purposes! {
     FoundPoisons = 31,
     /// What an adaptive attack draws in place of the filter that it simulates.
     SimulatedFilter = 32,
+    /// Noise that a defender adds to images. Coordinates: split (0 to 2; 3 for added samples), number of the image.
+    DefenceNoise = 33,
 }
 
 impl Purpose {

@@ -38,9 +38,14 @@ pub enum InitialWeights<'a> {
     },
     /// Trains all weights, from those of an extractor.
     FineTune(&'a Extractor),
-    /// Trains the last residual block, or the last block of a transformer and the norm after it. Everything before is
-    /// frozen: its batch norms use running statistics, which do not change.
-    LastBlock(&'a Extractor),
+    /// Trains what follows the stem and the first blocks of an extractor, from its weights. What is frozen has running
+    /// statistics in its batch norms, which do not change.
+    AfterBlocks {
+        /// The extractor.
+        extractor: &'a Extractor,
+        /// Number of the frozen blocks. If it is that of all blocks, the classifier alone is trained.
+        frozen: usize,
+    },
 }
 
 /// The parameters of a classifier's training. The learning rates and crops of the defaults were the best of a few that
@@ -115,7 +120,7 @@ impl ClassifierConfig {
         Self { learning_rate: 0.1, ..Self::scratch() }
     }
 
-    /// The defaults for [`InitialWeights::LastBlock`].
+    /// The defaults for [`InitialWeights::AfterBlocks`], if only the last block is trained.
     #[must_use]
     pub fn last_block() -> Self {
         Self { learning_rate: 0.1, min_area: 1.0, flip: 0.0, ..Self::scratch() }
@@ -235,7 +240,7 @@ pub struct Session {
     /// Number of training images.
     images: usize,
     spec: ExtractorSpec,
-    /// The frozen blocks, if only the last block is trained.
+    /// The frozen blocks, if there are any.
     backbone_prefix: Option<BackbonePrefix>,
     online: Classified,
     optimizer: Optimizer,
@@ -265,10 +270,14 @@ impl Session {
                 let (spec, net, rng) = start(arch, config.trained, config.seed, &pixels, &device)?;
                 (spec, net, None, device, rng)
             }
-            InitialWeights::FineTune(extractor) | InitialWeights::LastBlock(extractor) => {
-                let backbone_prefix = matches!(begin, InitialWeights::LastBlock(_))
-                    .then(|| BackbonePrefix::new(extractor))
-                    .transpose()?;
+            InitialWeights::FineTune(extractor) | InitialWeights::AfterBlocks { extractor, .. } => {
+                let backbone_prefix = match begin {
+                    InitialWeights::AfterBlocks { frozen, .. } => {
+                        freezes(extractor.spec()?.arch, frozen)?;
+                        Some((frozen, BackbonePrefix::new(extractor, frozen)?))
+                    }
+                    _ => None,
+                };
                 // `valid` copies: clones share running statistics.
                 let net = extractor.network()?.valid();
                 (
@@ -284,14 +293,14 @@ impl Session {
             let all: usize = images.iter().map(|part| part.labels.len()).sum();
             step_fits(spec.arch, spec.image_size, config.batch.min(all), &device)?;
         }
-        let reads = if backbone_prefix.is_some() { Reads::Activations } else { Reads::Images };
+        let reads = backbone_prefix.as_ref().map_or(Reads::Images, |(frozen, _)| Reads::Activations(*frozen));
         let online = Classified::new(net, [spec.arch.feature_dim(), classes], reads, &mut rng, &device);
         let session = Self {
             config: config.clone(),
             classes,
             images: images.iter().map(|part| part.labels.len()).sum(),
             spec,
-            backbone_prefix,
+            backbone_prefix: backbone_prefix.map(|(_, prefix)| prefix),
             online,
             optimizer: Optimizer::new(config.optimizer, config.weight_decay),
             taken: 0,
@@ -406,6 +415,15 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Checks that an architecture has so many blocks to freeze.
+///
+/// # Errors
+/// If it has fewer.
+pub fn freezes(arch: Arch, frozen: usize) -> Result<(), ParamError> {
+    let expected = format!("at most {}, the number of blocks of `{arch}`", arch.blocks());
+    ParamError::require(frozen <= arch.blocks(), "freeze", frozen, &expected)
 }
 
 /// The image with the number `number`, counted over all parts.

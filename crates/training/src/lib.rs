@@ -25,6 +25,6 @@ mod step;
 pub mod supervised;
 pub mod train;
 
-pub use classifier::{Classifier, ClassifierConfig, InitialWeights, Labelled, Schedule, Session};
+pub use classifier::{Classifier, ClassifierConfig, InitialWeights, Labelled, Schedule, Session, freezes};
 pub use config::{Method, TrainConfig};
 pub use train::{Monitor, Pretrained, pretrain, random};

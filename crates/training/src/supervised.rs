@@ -35,8 +35,8 @@ pub(crate) struct Classified {
 pub(crate) enum Reads {
     /// Normalised images.
     Images,
-    /// The input of its last block: the blocks before it take no part.
-    Activations,
+    /// The output of its first blocks, so many, which take no part.
+    Activations(usize),
 }
 
 impl Classified {
@@ -60,7 +60,7 @@ impl OnlineNetwork for Classified {
     fn forward(&self, x: Tensor<4>) -> Output {
         let features = match self.reads {
             Reads::Images => self.net.forward(x),
-            Reads::Activations => self.net.last_block(x),
+            Reads::Activations(blocks) => self.net.after(blocks, x),
         };
         Output { embeddings: self.classifier.forward(features.clone()), monitored: features }
     }

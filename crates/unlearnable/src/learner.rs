@@ -1,4 +1,4 @@
-//! The learners that error-minimising noise is made against, which are trained in every round.
+//! The learners that noise is made against, which are trained in every round.
 
 use hemlock_artifact::{Features, Normalization, TargetParams};
 use hemlock_head::{FitOptions, Head, Preconditioner, Samples, fit};
@@ -74,8 +74,8 @@ impl Learner for Probe<'_> {
     }
 }
 
-/// A network that is trained end to end, a few steps in every round.
-pub(crate) struct EndToEnd<'a> {
+/// A network in training, a few steps in every round.
+pub(crate) struct Network<'a> {
     session: Session,
     steps: usize,
     /// The images without noise.
@@ -86,7 +86,7 @@ pub(crate) struct EndToEnd<'a> {
     identity: Normalization,
 }
 
-impl<'a> EndToEnd<'a> {
+impl<'a> Network<'a> {
     /// A network that takes `steps` training steps per round.
     pub(crate) fn new(
         session: Session,
@@ -100,7 +100,7 @@ impl<'a> EndToEnd<'a> {
     }
 }
 
-impl Learner for EndToEnd<'_> {
+impl Learner for Network<'_> {
     fn learn(&mut self, noised: ArrayView4<u8>, ctx: &Context) -> Result<(), StageError> {
         let clean = Labelled { pixels: self.clean.pixels.reborrow(), labels: self.clean.labels };
         let images = [clean, Labelled { pixels: noised, labels: self.labels }];

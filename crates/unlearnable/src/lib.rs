@@ -1,13 +1,25 @@
-//! Stage `unlearnable`: images that teach nothing, by error-minimising noise (Huang et al., "Unlearnable examples",
-//! ICLR 2021). The noise `delta`, with `|delta|_inf <= linf`, and the model that is trained on it both minimise the
-//! training loss,
+//! Stage `unlearnable`: images that teach nothing, by noise `delta` with `|delta|_inf <= linf`. The images replace
+//! their base images in the training set, under the same labels `y`.
+//!
+//! Of error-minimising noise (Huang et al., "Unlearnable examples", ICLR 2021), noise and model both minimise the
+//! training loss, so that nothing is left to be learnt from the images themselves:
 //!
 //! ```text
 //! min over delta, min over w    L(f(x + delta), y; w)
 //! ```
 //!
-//! so that nothing is left to be learnt from the images themselves. The images replace their base images in the
-//! training set.
+//! BAIT (Li et al., "When priors backfire: on the vulnerability of unlearnable examples to pretraining", ICLR 2026,
+//! arXiv 2603.04731) is made for models that start from pre-trained weights, whose features see through such noise. The
+//! inner problem trains the model on the images with noise and their labels, and the outer one binds them to designated
+//! wrong classes `t(y)`:
+//!
+//! ```text
+//! min over delta    L(f(x + delta), t(y); w*)    where w* minimises    L(f(x + delta), y; w)
+//! ```
+//!
+//! Only the abstract of the paper could be read, which says this much in words. Not verified, and chosen here: the
+//! wrong class is the next one, `t(y) = (y + 1) mod K`; a step of the outer problem holds `w*` constant; signed
+//! gradient steps, rounds and surrogates are those of error-minimising noise.
 
 mod learner;
 mod noise;
@@ -25,7 +37,7 @@ use hemlock_stage::{About, Context, ParamError, Port, StageError, StageRole, inp
 use hemlock_streams::{Purpose, Trained};
 use hemlock_threat::Constraint;
 use hemlock_training::{ClassifierConfig, InitialWeights, Labelled, Schedule, Session};
-use learner::{EndToEnd, Learner, Probe};
+use learner::{Learner, Network, Probe};
 use ndarray::{Array4, Axis};
 use noise::Noise;
 use rand::seq::index;
@@ -33,17 +45,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Error-minimising noise on training images. The images with noise replace the images they are made of.
+/// Noise on training images, after which they teach nothing. The images with noise replace the images they are made of.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
     /// Number of images with noise, divided by the number of clean training images; at most 1.
     #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
     pub poison_fraction: f64,
+    /// What the noise minimises; by default `error-minimizing`.
+    #[serde(default, skip_serializing_if = "Attack::is_usual")]
+    pub attack: Attack,
     /// Whether every image (`sample-wise`) or every class (`class-wise`) has its own noise.
     #[serde(default)]
     pub noise: Scope,
-    /// The surrogate: the model that the noise keeps from learning.
+    /// The surrogate: the model that the noise is made against.
     #[serde(default)]
     pub surrogate: Surrogate,
     /// Largest change of a pixel, such as `"8/255"`.
@@ -61,26 +76,62 @@ pub struct Params {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub step: Option<f64>,
-    /// For the surrogate `end-to-end`: its training steps per round.
+    /// For the surrogates `fine-tune` and `end-to-end`: training steps per round.
     #[serde(default = "defaults::train_steps")]
     #[schemars(range(min = 1))]
     pub train_steps: u32,
-    /// For the surrogate `end-to-end`: its learning rate.
+    /// For the surrogates `fine-tune` and `end-to-end`: the learning rate.
     #[serde(default = "defaults::learning_rate")]
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
-    /// For the surrogate `end-to-end`: images per training step.
+    /// For the surrogates `fine-tune` and `end-to-end`: images per training step.
     #[serde(default = "defaults::batch")]
     #[schemars(range(min = 4))]
     pub batch: usize,
-    /// The stage ends when the least training loss of all rounds has fallen by less than 1 % in this many rounds.
+    /// The stage ends when the least loss of all rounds has fallen by less than 1 % in this many rounds: the training
+    /// loss, or with `bait` the loss against the wrong classes.
     #[serde(default = "defaults::patience")]
     #[schemars(range(min = 1))]
     pub patience: u32,
-    /// The stage ends when the surrogate misclassifies at most this share of the images with noise.
+    /// The stage ends when the surrogate, after its training, assigns at most this share of the images with noise to
+    /// other classes than those that the noise aims at: their own, or with `bait` the wrong ones.
     #[serde(default = "defaults::tolerance")]
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub tolerance: f64,
+}
+
+/// What noise minimises.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attack {
+    /// The loss that the surrogate is trained on: error-minimising noise (Huang et al., 2021).
+    #[default]
+    ErrorMinimizing,
+    /// The loss against the next class, `y + 1`, of the surrogate that is trained on the right ones: BAIT (Li et al.,
+    /// 2026).
+    Bait,
+}
+
+impl Attack {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The name of the objective in results.
+    fn objective(self) -> &'static str {
+        match self {
+            Self::ErrorMinimizing => AttackId::ERROR_MINIMIZING,
+            Self::Bait => AttackId::BAIT,
+        }
+    }
+
+    /// The class that the noise aims at on an image of this class, of so many.
+    fn aim(self, label: u32, classes: usize) -> u32 {
+        match self {
+            Self::ErrorMinimizing => label,
+            Self::Bait => (label + 1) % classes as u32,
+        }
+    }
 }
 
 /// The model that the noise is made against.
@@ -90,6 +141,8 @@ pub enum Surrogate {
     /// A linear head on the frozen extractor.
     #[default]
     Frozen,
+    /// The extractor's network, trained from its weights.
+    FineTune,
     /// A network of the extractor's architecture, trained end to end.
     EndToEnd,
 }
@@ -174,7 +227,7 @@ pub struct Stage;
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "unlearnable";
     const ABOUT: About = About {
-        named_by: &["noise", "poison_fraction"],
+        named_by: &["attack", "noise", "poison_fraction"],
         ..About::new(StageRole::ImageAttack, "find noise that makes images teach nothing")
     };
     const VERSION: u32 = 2;
@@ -188,23 +241,26 @@ impl hemlock_stage::Stage for Stage {
         let mut value = serde_json::to_value(Params { step: Some(params.step()), ..params.clone() })?;
         if let Some(fields) = value.as_object_mut() {
             let trains = ["train_steps", "learning_rate", "batch"];
-            fields.retain(|field, _| params.surrogate == Surrogate::EndToEnd || !trains.contains(&field.as_str()));
+            fields.retain(|field, _| params.surrogate != Surrogate::Frozen || !trains.contains(&field.as_str()));
         }
         Ok(value)
     }
 
-    /// Images are drawn if not all of them have noise, and a network that is trained end to end draws, too.
+    /// Images are drawn if not all of them have noise, and a network in training draws, too.
     fn seeded(params: &Params) -> bool {
-        params.surrogate == Surrogate::EndToEnd || params.poison_fraction < 1.0
+        params.surrogate != Surrogate::Frozen || params.poison_fraction < 1.0
     }
 
     fn accepts(params: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
-        if params.surrogate == Surrogate::EndToEnd {
-            has_network(
-                port,
-                made_with,
-                "`surrogate = \"end-to-end\"` trains a network of the extractor's architecture",
-            )?;
+        match params.surrogate {
+            Surrogate::Frozen => {}
+            Surrogate::FineTune => {
+                has_network(port, made_with, "`surrogate = \"fine-tune\"` trains the extractor's network")?;
+            }
+            Surrogate::EndToEnd => {
+                let why = "`surrogate = \"end-to-end\"` trains a network of the extractor's architecture";
+                has_network(port, made_with, why)?;
+            }
         }
         extracted(port, made_with)
     }
@@ -217,24 +273,28 @@ impl hemlock_stage::Stage for Stage {
         let mut rows = index::sample(&mut Purpose::NoisedImages.of(ctx.seed), train.len(), count).into_vec();
         rows.sort_unstable();
         let labels: Vec<u32> = rows.iter().map(|row| train.labels[*row]).collect();
+        let aims: Vec<u32> = labels.iter().map(|label| params.attack.aim(*label, classes)).collect();
         let base_index: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
         let base = base_images(train, &base_index)?;
         let noise = Noise::new(base.view(), &labels, classes, params.noise, params.linf.as_pixel());
         let NoisedImages { images, curve, passes, learner } = match params.surrogate {
             Surrogate::Frozen => {
                 let probe = Probe::new(&extractor, &features, &target, &base_index, &labels)?;
-                make(params, noise, probe, &labels, ctx)?
+                make(params, noise, probe, &aims, ctx)?
             }
-            Surrogate::EndToEnd => {
+            trained @ (Surrogate::FineTune | Surrogate::EndToEnd) => {
                 let rest: Vec<usize> = (0..train.len()).filter(|row| rows.binary_search(row).is_err()).collect();
                 let pixels = train.pixels.view().select(Axis(0), &rest);
                 let rest: Vec<u32> = rest.iter().map(|row| train.labels[*row]).collect();
                 let clean = Labelled { pixels: pixels.view(), labels: &rest };
-                let start = InitialWeights::Scratch { arch: extractor.spec()?.arch, device: extractor.device() };
+                let start = match trained {
+                    Surrogate::FineTune => InitialWeights::FineTune(&extractor),
+                    _ => InitialWeights::Scratch { arch: extractor.spec()?.arch, device: extractor.device() },
+                };
                 let images = [clean, Labelled { pixels: base.view(), labels: &labels }];
                 let session = Session::new(start, &params.training(ctx.seed), classes, &images)?;
-                let network = EndToEnd::new(session, params.train_steps as usize, clean, &labels)?;
-                make(params, noise, network, &labels, ctx)?
+                let network = Network::new(session, params.train_steps as usize, clean, &labels)?;
+                make(params, noise, network, &aims, ctx)?
             }
         };
         let clean = CleanFeatureStats::new(features.train.features.view());
@@ -253,7 +313,7 @@ impl hemlock_stage::Stage for Stage {
             images,
             pixels: None,
             fits,
-            attack: AttackId::ERROR_MINIMIZING.to_owned(),
+            attack: params.attack.objective().to_owned(),
             method: params.noise.name().to_owned(),
             objective: learner.loss,
             clean_label: true,
@@ -277,7 +337,7 @@ const FALL: f64 = 0.01;
 struct NoisedImages {
     /// The images with noise.
     images: Array4<u8>,
-    /// The mean loss on these images after every round's training.
+    /// The mean loss on these images, against the classes that the noise aims at, after every round's training.
     curve: Vec<CurvePoint>,
     /// Steps that the noise took.
     passes: u32,
@@ -285,23 +345,24 @@ struct NoisedImages {
     learner: LearnerState,
 }
 
-/// Alternates training and noise. Training comes last, so that the reported loss is that of the final images.
+/// Alternates training on the labels of the images with noise that aims at the classes `aims`. Training comes last, so
+/// that the reported loss is that of the final images.
 fn make(
     params: &Params,
     mut noise: Noise,
     mut learner: impl Learner,
-    labels: &[u32],
+    aims: &[u32],
     ctx: &Context,
 ) -> Result<NoisedImages, StageError> {
     let bar = ctx.progress.start("noise", u64::from(params.rounds) * u64::from(params.steps), "steps");
     let (mut curve, mut passes): (Vec<CurvePoint>, u32) = (Vec::new(), 0);
     let length = (params.step() / 255.0) as f32;
-    let n = labels.len() as f64;
+    let n = aims.len() as f64;
     for round in 0.. {
         learner.learn(noise.images().view(), ctx)?;
         let (frozen, head) = learner.as_is();
         let gradient_and_losses =
-            |noise: &Noise| frozen.vjp_tiled(&noise.pixels(), labels.len(), |row, z| loss(head, z, &labels[row..]));
+            |noise: &Noise| frozen.vjp_tiled(&noise.pixels(), aims.len(), |row, z| loss(head, z, &aims[row..]));
         let (mut gradient, sums) = gradient_and_losses(&noise)?;
         let mean = |of: fn(&LossSums) -> f64| sums.iter().map(of).sum::<f64>() / n;
         let (loss, mistaken) = (mean(|f| f.loss), mean(|f| f.mistaken));
@@ -372,7 +433,7 @@ fn loss(head: &Head, z: &[f32], labels: &[u32]) -> (Vec<f32>, LossSums) {
 mod tests {
     use super::*;
     use hemlock_fixtures::{AttackInputs, context, extractor};
-    use hemlock_head::{FitOptions, Samples, fit, mean_loss};
+    use hemlock_head::{FitOptions, Samples, fit, mean_loss, predict};
     use hemlock_models::extract;
     use hemlock_stage::Stage as _;
     use ndarray::{ArrayView4, array};
@@ -405,6 +466,42 @@ mod tests {
             assert!((poisons.refined[0].objective - without).abs() < 1e-3, "{scope}: {:?} {without}", poisons.refined);
             assert!((poisons.objective - with).abs() < 1e-3, "{scope}: {} {with}", poisons.objective);
         }
+    }
+
+    /// The head that is trained on the right labels of the images with noise takes them for the next class, and is
+    /// worse on clean images than that of error-minimising noise. The stage reports its loss against the next class.
+    #[test]
+    fn bait_binds_images_to_the_next_class() {
+        let accuracy = |attack: &str| {
+            let network = extractor("resnet8-w4", "flex").unwrap();
+            let AttackInputs { dataset, extractor, features, target } = AttackInputs::new(&network, 120, 0).unwrap();
+            let (labels, classes) = (dataset.train.labels.clone(), features.classes.len());
+            let (normalization, weight_decay) = (features.normalization.clone(), target.weight_decay);
+            let features_of = |pixels: ArrayView4<'_, u8>| {
+                let mut z = context(0, |ctx| extract(&network, pixels, ctx)).unwrap();
+                normalization.apply(z.view_mut());
+                z
+            };
+            let clean = features_of(dataset.train.pixels.view());
+            let params = json!({ "poison_fraction": 1.0, "attack": attack, "rounds": 4, "tolerance": 0.0 });
+            let params: Params = serde_json::from_value(params).unwrap();
+            let inputs = Inputs { dataset, extractor, features, target };
+            let poisons = context(0, |ctx| Stage::run(&params, inputs, ctx)).unwrap();
+            assert_eq!((poisons.attack.as_str(), &poisons.labels), (attack, &labels), "labels stay right");
+
+            let noised = features_of(poisons.images.view());
+            let samples = [Samples::from_f32(noised.view(), &labels, classes).unwrap()];
+            let head = fit(&samples, &FitOptions::new(weight_decay), &|_, _| true).unwrap().head;
+            let next: Vec<u32> = labels.iter().map(|label| (label + 1) % classes as u32).collect();
+            let aims = if attack == "bait" { &next } else { &labels };
+            let loss = mean_loss(&head, &[Samples::from_f32(noised.view(), aims, classes).unwrap()]).unwrap();
+            assert!((poisons.objective - loss).abs() < 1e-3, "{attack}: {} {loss}", poisons.objective);
+            assert!(poisons.objective < poisons.refined[0].objective, "{attack}: {:?}", poisons.refined);
+            let predicted = predict(&head, clean.mapv(f64::from).view()).unwrap();
+            predicted.iter().zip(&labels).filter(|(found, label)| found == label).count() as f64 / labels.len() as f64
+        };
+        let (minimising, bait) = (accuracy("error-minimizing"), accuracy("bait"));
+        assert!(bait < minimising - 0.1, "{bait} with BAIT, {minimising} with error-minimising noise");
     }
 
     /// The surrogate has other random streams than a victim with the same seed.

@@ -1,7 +1,7 @@
 //! Stage: a victim and its accuracy after training on clean data. `evaluate` retrains it on poisons.
 
 use hemlock_artifact::{Dataset, ExtractorArtifact, Features, TargetParams, Victim};
-use hemlock_models::{extracted, has_network};
+use hemlock_models::{Arch, extracted, has_network};
 use hemlock_stage::{About, Context, Need, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_victims::{VictimData, VictimSpec};
 use serde_json::Value;
@@ -72,7 +72,10 @@ impl hemlock_stage::Stage for Stage {
             "features" if !params.victim().reads_images() => Ok(()),
             "features" | "victim_features" => extracted(port, made_with),
             "extractor" | "victim_extractor" if params.victim().reads_images() => {
-                has_network(port, made_with, "trains a network of the extractor's architecture")
+                has_network(port, made_with, "trains a network of the extractor's architecture")?;
+                // An import may leave its architecture to the file; then training says what does not fit.
+                let arch = serde_json::from_value::<Arch>(made_with["arch"].clone());
+                arch.map_or(Ok(()), |arch| params.fits(arch))
             }
             _ => Ok(()),
         }

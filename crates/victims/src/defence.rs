@@ -8,7 +8,8 @@ use hemlock_stage::StageError;
 use ndarray::Axis;
 
 /// Filters clean data with a change, and trains a victim on what is left. Samples that the change adds count as
-/// poisons in what is detected.
+/// poisons in what is detected. Behind a transformation, data and change are what it made of them ([`DefendedData`](crate::DefendedData)),
+/// and nothing is removed.
 ///
 /// # Errors
 /// If the filter would remove a whole class or cannot be applied, or if training fails or is interrupted.
@@ -18,9 +19,10 @@ pub fn train_behind(
     what: &str,
     data: &VictimData,
     change: &TrainingSetChange,
-) -> Result<(Outcome, Detection), StageError> {
+) -> Result<(Outcome, Option<Detection>), StageError> {
+    let Some(filter) = defence.filter() else { return Ok((victim.train(what, data, change)?, None)) };
     let bar = data.ctx.progress.start(&format!("{} on {what}", defence.kind.name()), 0, "steps");
-    let filtered = on_set(data, change, |set| Ok(defence.apply(set)?))?;
+    let filtered = on_set(data, change, |set| Ok(filter.apply(set)?))?;
     drop(bar);
     let n = data.features.train.labels.len();
     let clean = change.kept(n).unwrap_or_else(|| (0..n).collect());
@@ -36,5 +38,5 @@ pub fn train_behind(
         removed: change.removed.iter().copied().chain(gone).collect(),
     };
     let metrics::DetectionRates { recall, false_positives, auroc, removed } = found;
-    Ok((victim.train(what, data, &left)?, Detection { recall, false_positives, auroc, removed }))
+    Ok((victim.train(what, data, &left)?, Some(Detection { recall, false_positives, auroc, removed })))
 }

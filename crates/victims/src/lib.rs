@@ -5,6 +5,7 @@
 
 mod certified;
 mod defence;
+mod image_defence;
 mod knn;
 mod linear;
 mod mlp;
@@ -15,6 +16,7 @@ mod weight_decay;
 
 pub use certified::{CertifiedLinear, Election, Prototypes, Ridge, Voting};
 pub use defence::train_behind;
+pub use image_defence::DefendedData;
 pub use knn::Knn;
 pub use linear::{LogisticRegression, Sgd, measure};
 pub use mlp::Mlp;
@@ -24,7 +26,9 @@ pub use training::{TrainingSetChange, VictimData};
 pub use weight_decay::{ChosenBy, WeightDecayChoice};
 
 use hemlock_artifact::{Outcome, TargetParams, Victim};
+use hemlock_models::Arch;
 use hemlock_stage::{ErrorKind, ParamError, StageError};
+use hemlock_training::freezes;
 use network::Origin;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -58,7 +62,8 @@ pub enum VictimSpec {
     Mlp(Mlp),
     /// The last block of the extractor and a linear head; the blocks before it are frozen.
     LastBlock(NetworkVictim),
-    /// The whole extractor and a linear head, from the pre-trained weights.
+    /// The whole extractor and a linear head, from the pre-trained weights; or what follows the first blocks, if these
+    /// are frozen.
     FineTune(NetworkVictim),
     /// A network of the extractor's architecture, from scratch.
     EndToEnd(NetworkVictim),
@@ -166,6 +171,17 @@ impl VictimSpec {
         matches!(self, Self::Mlp(_) | Self::LastBlock(_) | Self::FineTune(_) | Self::EndToEnd(_))
     }
 
+    /// Checks that an extractor of this architecture has the blocks that the victim freezes.
+    ///
+    /// # Errors
+    /// If it has fewer.
+    pub fn fits(&self, arch: Arch) -> Result<(), ParamError> {
+        match self {
+            Self::FineTune(network) => freezes(arch, network.freeze),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the victim is one that bounds of the clean loss hold for: a linear head that is trained to the minimum,
     /// with the weight decay of the target.
     #[must_use]
@@ -218,7 +234,9 @@ impl hemlock_stage::Params for VictimSpec {
             Self::Hinge(_) | Self::Prototypes(_) | Self::Ridge(_) => Ok(()),
             Self::Knn(knn) => knn.check(),
             Self::Mlp(mlp) => mlp.check(),
-            Self::LastBlock(network) | Self::FineTune(network) | Self::EndToEnd(network) => network.check(),
+            Self::LastBlock(network) => network.check(Origin::LastBlock),
+            Self::FineTune(network) => network.check(Origin::FineTune),
+            Self::EndToEnd(network) => network.check(Origin::Scratch),
         }
     }
 }

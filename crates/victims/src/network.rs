@@ -39,6 +39,15 @@ pub struct NetworkVictim {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1))]
     pub flip: Option<f64>,
+    /// For `fine-tune`: number of the first blocks that keep their pre-trained weights, and with them the stem. The
+    /// default, 0, trains everything, and the number of all blocks trains the classifier alone. A `resnet20` has 9
+    /// blocks, 3 in each stage.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub freeze: usize,
+}
+
+fn is_zero(freeze: &usize) -> bool {
+    *freeze == 0
 }
 
 /// The initial weights of a network, and which of them are trained.
@@ -58,7 +67,7 @@ pub(crate) struct Variant<'a> {
 impl Default for NetworkVictim {
     fn default() -> Self {
         let ClassifierConfig { epochs, batch, weight_decay, warmup_epochs, .. } = ClassifierConfig::default();
-        Self { epochs, batch, learning_rate: None, weight_decay, warmup_epochs, min_area: None, flip: None }
+        Self { epochs, batch, learning_rate: None, weight_decay, warmup_epochs, min_area: None, flip: None, freeze: 0 }
     }
 }
 
@@ -69,8 +78,10 @@ impl NetworkVictim {
         Self { learning_rate: Some(learning_rate), min_area: Some(min_area), flip: Some(flip), ..self.clone() }
     }
 
-    pub(crate) fn check(&self) -> Result<(), ParamError> {
-        self.from(Origin::Scratch).config(0).check()
+    pub(crate) fn check(&self, origin: Origin) -> Result<(), ParamError> {
+        let expected = "0, except for a victim `fine-tune`";
+        ParamError::require(self.freeze == 0 || origin == Origin::FineTune, "freeze", self.freeze, expected)?;
+        self.from(origin).config(0).check()
     }
 
     pub(crate) fn from(&self, origin: Origin) -> Variant<'_> {
@@ -80,7 +91,8 @@ impl NetworkVictim {
 
 impl Variant<'_> {
     fn config(&self, seed: u64) -> ClassifierConfig {
-        let NetworkVictim { epochs, batch, learning_rate, weight_decay, warmup_epochs, min_area, flip } = *self.network;
+        let NetworkVictim { epochs, batch, learning_rate, weight_decay, warmup_epochs, min_area, flip, .. } =
+            *self.network;
         let usual = match self.origin {
             Origin::Scratch => ClassifierConfig::scratch(),
             Origin::FineTune => ClassifierConfig::fine_tune(),
@@ -136,10 +148,13 @@ impl Train for Variant<'_> {
             }
             origin => {
                 opened = open_extractor(extractor, ctx)?;
-                if origin == Origin::FineTune {
-                    InitialWeights::FineTune(&opened)
-                } else {
-                    InitialWeights::LastBlock(&opened)
+                match (origin, self.network.freeze) {
+                    (Origin::FineTune, 0) => InitialWeights::FineTune(&opened),
+                    (Origin::FineTune, frozen) => InitialWeights::AfterBlocks { extractor: &opened, frozen },
+                    _ => {
+                        let frozen = opened.spec()?.arch.blocks().saturating_sub(1);
+                        InitialWeights::AfterBlocks { extractor: &opened, frozen }
+                    }
                 }
             }
         };

@@ -9,6 +9,7 @@ use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, Array4};
 
 /// The data that every victim trains on and is measured with, whatever the attack.
+#[derive(Clone, Copy)]
 pub struct VictimData<'a> {
     /// Features by the victim extractor.
     pub features: &'a Features,

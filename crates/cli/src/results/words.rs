@@ -79,7 +79,7 @@ pub fn legend(table_rows: &[TableRow], columns: &[&ResultColumn], width: usize) 
         out += &wrapped(&format!("{}: {}", column.heading, column.meaning), width);
         if column.name == "objective" {
             let shown = all().map(|attack| (attack.name(), attack.value_label()));
-            for (name, shown) in shown.chain([(AttackId::ERROR_MINIMIZING, AttackId::ERROR_MINIMIZING_LABEL)]) {
+            for (name, shown) in shown.chain(AttackId::NOISES) {
                 if table_rows.iter().any(|s| s.group.attack.objective == name) {
                     out += &wrapped(&format!("objective of {name}: This is {shown}."), width);
                 }

@@ -110,7 +110,7 @@ impl ConvNextArch {
     }
 
     /// Blocks of each stage.
-    pub(super) fn depths(self) -> [usize; 4] {
+    pub(crate) fn depths(self) -> [usize; 4] {
         self.preset.depths
     }
 

@@ -153,6 +153,11 @@ impl ResNetArch {
         (self.width << (self.depth.groups().len() - 1)) * self.depth.block().factors()[1]
     }
 
+    /// Number of residual blocks.
+    pub(crate) fn blocks(self) -> usize {
+        self.depth.groups().into_iter().sum()
+    }
+
     /// Whether max pooling follows the stem's convolution.
     pub(super) fn pools(self) -> bool {
         matches!(self.stem, Stem::Pooled | Stem::ImageNet)

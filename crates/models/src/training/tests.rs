@@ -10,7 +10,7 @@ use burn::tensor::Gradients;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Gradients by the names of their parameters.
 struct Collect<'a>(Path, &'a Gradients, BTreeMap<String, Vec<f32>>);
@@ -115,21 +115,24 @@ fn features_derivatives_and_running_statistics_are_those_of_burn() {
     }
 }
 
-/// With either kind of shortcut that a last block has, and inputs of both signs.
+/// With either kind of shortcut that the first of these blocks has, and inputs of both signs.
 #[test]
-fn so_are_those_of_the_last_block() {
-    for (arch, channels, last) in [
-        ("resnet8-w4", 8, "layer3.0.conv2"),
-        ("resnet8-b-w4", 8, "layer3.0.conv2"),
-        ("resnet14", 64, "layer3.1.conv2"),
-        ("resnet18-w4", 32, "layer4.1.conv2"),
-        ("resnet50-w4", 128, "layer4.2.conv3"),
+fn so_are_those_of_the_last_blocks() {
+    for (arch, blocks, channels, trained) in [
+        ("resnet8-w4", 2, 8, &["layer3"][..]),
+        ("resnet8-b-w4", 2, 8, &["layer3"]),
+        ("resnet8-w4", 1, 4, &["layer2", "layer3"]),
+        ("resnet14", 5, 64, &["layer3"]),
+        ("resnet14", 3, 32, &["layer2", "layer3"]),
+        ("resnet18-w4", 7, 32, &["layer4"]),
+        ("resnet50-w4", 15, 128, &["layer4"]),
+        ("resnet50-w4", 7, 32, &["layer3", "layer4"]),
     ] {
-        let own = results_of(arch, [channels, 6], |net, x| last_block(net, x).unwrap());
-        let burn = results_of(arch, [channels, 6], |net, x| net.last_block_by_layers(x.clone()));
-        let by: Vec<&String> = own.keys().filter(|name| name.starts_with("by layer")).collect();
-        assert!(own.contains_key(&format!("by {last}.weight")), "{arch}");
-        assert!(by.iter().all(|name| name[3..9] == last[..6]), "{arch}: {by:?}");
+        let own = results_of(arch, [channels, 6], |net, x| after(net, blocks, x).unwrap());
+        let burn = results_of(arch, [channels, 6], |net, x| net.after_by_layers(blocks, x.clone()));
+        let by: BTreeSet<&str> = own.keys().filter_map(|name| name.strip_prefix("by ")?.get(..6)).collect();
+        let by: Vec<&str> = by.into_iter().filter(|name| name.starts_with("layer")).collect();
+        assert_eq!(by, trained, "{arch} after {blocks}");
         assert_close(&own, &burn, arch);
     }
 }

@@ -18,8 +18,7 @@ fn points(curve: &[CurvePoint]) -> Vec<Point> {
 pub(super) fn objective(aim: &str) -> String {
     let shown = match attacks::find(aim) {
         Some(attack) => attack.value_label(),
-        None if aim == AttackId::ERROR_MINIMIZING => AttackId::ERROR_MINIMIZING_LABEL,
-        None => "objective",
+        None => AttackId::noise_label(aim).unwrap_or("objective"),
     };
     words::capital(shown.strip_prefix("the ").unwrap_or(shown))
 }
@@ -39,8 +38,8 @@ pub fn of_attacks(result_set: &ResultSet) -> Result<Figure, ReportError> {
         "attack-curves",
         "How attacks went",
         "The charts show what each attack optimises along its steps, for its first seed: on features, and on images \
-         while they are refined or attacked directly. The objectives of Gradient Canceling and of error-minimising \
-         noise fall; those of the bilevel attack and of TGDA rise. Feature matching moves each image separately, and \
+         while they are refined or attacked directly. The objectives of Gradient Canceling and of noise \
+         fall; those of the bilevel attack and of TGDA rise. Feature matching moves each image separately, and \
          its curve is the mean over the images.",
     );
     for experiment in result_set.experiments() {

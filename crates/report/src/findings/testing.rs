@@ -84,7 +84,7 @@ fn role(node: &str) -> StageRole {
 /// The nodes that make the poisons of an attack.
 fn route(attack: &AttackId) -> &'static [&'static str] {
     match attack.method.as_deref() {
-        _ if attack.objective == AttackId::ERROR_MINIMIZING => &["unlearnable"],
+        _ if AttackId::noise_label(&attack.objective).is_some() => &["unlearnable"],
         None => &["poison-features"],
         Some("pixels") => &["poison-images"],
         Some(_) => &["poison-features", "invert"],

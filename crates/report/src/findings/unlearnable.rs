@@ -29,13 +29,14 @@ pub fn surrogate_of(config: &ConfigGroup) -> Option<&str> {
     config.of_attack("surrogate")?.as_str()
 }
 
-/// Whether a configuration is error-minimising noise.
-fn is_noise(config: &&ConfigGroup) -> bool {
+/// Whether a configuration is error-minimising noise, which the claim is about.
+fn minimises(config: &&ConfigGroup) -> bool {
     config.aim() == AttackId::ERROR_MINIMIZING
 }
 
 /// Groups the configurations of noise into kinds of noise, each with all surrogates and all victims.
 pub fn kinds(configs: &[ConfigGroup]) -> Vec<Vec<&ConfigGroup>> {
+    let is_noise = |config: &&ConfigGroup| AttackId::noise_label(config.aim()).is_some();
     let noise: Vec<&ConfigGroup> = configs.iter().filter(is_noise).collect();
     grouped(&noise, AXIS)
 }
@@ -48,7 +49,7 @@ pub fn kinds(configs: &[ConfigGroup]) -> Vec<Vec<&ConfigGroup>> {
 pub fn finding(configs: &[ConfigGroup]) -> Finding {
     let drop = quantity::drop_on_images;
     let of =
-        |victim: &str| configs.iter().filter(is_noise).filter(|c| c.victim() == victim).collect::<Vec<&ConfigGroup>>();
+        |victim: &str| configs.iter().filter(minimises).filter(|c| c.victim() == victim).collect::<Vec<&ConfigGroup>>();
     let strong: Vec<&ConfigGroup> =
         of(END_TO_END).into_iter().filter(|c| surrogate_of(c) == Some(END_TO_END)).collect();
     let linear = of("linear");
@@ -106,5 +107,17 @@ mod tests {
         all.push(noise("linear", "frozen", [0.40, 0.41, 0.40]));
         let found = finding(&all);
         assert_eq!((found.comparisons.len(), found.verdict), (3, Verdict::Contradicted));
+    }
+
+    /// Noise with another objective says nothing about the claim, and has a row of its own in the table.
+    #[test]
+    fn bait_is_noise_that_the_claim_is_not_about() {
+        let mut all = configs([0.79, 0.80, 0.79], [0.30, 0.31, 0.30]);
+        let params = json!({ "surrogate": "frozen", "attack": "bait" });
+        let bait = made_up("bait + sample-wise").victim("linear").with("unlearnable", params);
+        all.push(bait.images([0.10, 0.11, 0.10]).config());
+        let found = finding(&all);
+        assert_eq!((found.comparisons.len(), found.verdict), (2, Verdict::Confirmed));
+        assert_eq!(kinds(&all).iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
     }
 }

@@ -103,27 +103,39 @@ fn fine_tuning_starts_at_the_extractor_and_leaves_it_alone() {
 }
 
 #[test]
-fn training_the_last_block_changes_nothing_else() {
-    for (arch, last) in [("resnet8-w4", "layer3.0."), ("resnet14-w4", "layer3.1."), ("vit-nano-p4-d2", "blocks.1.")] {
+fn training_the_last_blocks_changes_nothing_else() {
+    for (arch, frozen, last) in [
+        ("resnet8-w4", 2, &["layer3.0."][..]),
+        ("resnet8-w4", 1, &["layer2.0.", "layer3.0."]),
+        ("resnet8-w4", 3, &[]),
+        ("resnet14-w4", 5, &["layer3.1."]),
+        ("vit-nano-p4-d2", 1, &["blocks.1.", "norm."]),
+        ("vit-nano-p4-d2", 2, &[]),
+    ] {
         let (images, extractor) = (stripes(24, 0), extractor(arch));
         let given = weights(&extractor);
-        let mut session =
-            Session::new(InitialWeights::LastBlock(&extractor), &tiny(), 3, &[labelled(&images)]).unwrap();
+        let begin = InitialWeights::AfterBlocks { extractor: &extractor, frozen };
+        let mut session = Session::new(begin, &tiny(), 3, &[labelled(&images)]).unwrap();
         let before = session.snapshot().unwrap();
         steps(&mut session, &[labelled(&images)], 3);
         let after = session.snapshot().unwrap();
         for (name, weight) in weights(&after.extractor) {
-            let trained = name.starts_with(last) || name.starts_with("norm.");
-            assert_eq!(weight != given[&name], trained, "{arch} {name}");
+            let trained = last.iter().any(|last| name.starts_with(last));
+            assert_eq!(weight != given[&name], trained, "{arch} after {frozen}: {name}");
         }
         assert_ne!(before.head, after.head);
     }
+    let (images, extractor) = (stripes(24, 0), extractor("resnet8-w4"));
+    let begin = InitialWeights::AfterBlocks { extractor: &extractor, frozen: 4 };
+    let refused = Session::new(begin, &tiny(), 3, &[labelled(&images)]).err().unwrap().to_string();
+    assert!(refused.contains("`freeze`") && refused.contains("at most 3"), "{refused}");
 }
 
 #[test]
 fn the_last_block_learns() {
     let (images, test, extractor) = (stripes(60, 0), stripes(30, 100), extractor("resnet8-w4"));
-    let mut session = Session::new(InitialWeights::LastBlock(&extractor), &tiny(), 3, &[labelled(&images)]).unwrap();
+    let begin = InitialWeights::AfterBlocks { extractor: &extractor, frozen: 2 };
+    let mut session = Session::new(begin, &tiny(), 3, &[labelled(&images)]).unwrap();
     let before = accuracy(&session.snapshot().unwrap(), &test);
     steps(&mut session, &[labelled(&images)], 40);
     let after = accuracy(&session.snapshot().unwrap(), &test);
