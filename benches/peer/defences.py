@@ -68,7 +68,7 @@ def within_classes(a, b, y):
 
 
 def main():
-    print("set      | filter                                        | removed by both, ours, ART | agreement | rank correlation")
+    print(f"set      | {'filter':45} | removed by both, ours, ART | agreement | rank correlation")
     for number, given in enumerate(REFERENCE["sets"]):
         z, y = np.array(given["features"]), np.array(given["labels"])
         one_hot = np.eye(given["classes"])[y]

@@ -57,7 +57,7 @@ const HALVINGS: usize = 50;
 /// clean samples: the head moves continuously with `θ`, logits start with `ρ = 0`, and where they first reached `ρ`,
 /// they would be below it. For the same reason, what is enough for `θ` is enough for every smaller one.
 ///
-/// With two classes, `κ = 2 p (1 - p)` is exact, and the second bound certifies several times as many poisons at small
+/// With two classes, `κ = 2 p (1 - p)` is exact, and the second bound certifies about twice as many poisons at small
 /// weight decays. With many classes, `κ` is hardly more than the smallest probability, and the bounds are close. Either
 /// is loose for a small weight decay: the curve over `λ`, beside the accuracy, is what they are good for.
 #[derive(Debug, Clone, PartialEq)]

@@ -13,12 +13,14 @@ use crate::{DefenceError, TrainingData};
 /// Rows that are in memory at a time.
 const ROWS: usize = 8192;
 /// Samples with the smallest curvatures `p_k (1 - p_k)` of a class are left out of its block, as long as they have
-/// together less than this share of it. The others count more in proportion.
-const NEGLIGIBLE_CURVATURE: f64 = 2e-2;
+/// together less than this share of it, and as long as this many samples for each feature stay. The others count more
+/// in proportion.
+const NEGLIGIBLE_CURVATURE: f64 = 3e-2;
+const ENOUGH: usize = 24;
 /// Residuals `r_k²` are left out of a score if they are below this share of `|r|²` and below this number. The others
 /// count more in proportion.
 const NEGLIGIBLE_SHARE: f64 = 3e-2;
-const NEGLIGIBLE_SQUARE: f64 = 2e-3;
+const NEGLIGIBLE_SQUARE: f64 = 5e-4;
 
 pub(super) static FILTER: Filter = Filter {
     name: "self-influence",
@@ -44,6 +46,7 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
     let count = set.len();
     let rows: Vec<usize> = (0..count).collect();
     let augmented = |rows: &[usize]| augmented(set, &head, rows);
+
 
     let mut scores = Vec::with_capacity(count);
     for rows in rows.chunks(ROWS) {
@@ -93,7 +96,9 @@ fn whitenings(set: &TrainingData<'_>, head: &Head) -> Result<Vec<Array2<f64>>, D
     for rows in rows.chunks(ROWS) {
         let (a, probabilities, _) = augmented(set, head, rows)?;
         let columns: Vec<_> = probabilities.columns().into_iter().collect();
-        blocks.par_iter_mut().zip(columns).for_each(|(block, p)| *block += &weighted_gram(a.view(), p));
+        // The part of all samples that have to stay which falls to these rows.
+        let enough = (ENOUGH * (dim + 1) * rows.len()).div_ceil(count);
+        blocks.par_iter_mut().zip(columns).for_each(|(block, p)| *block += &weighted_gram(a.view(), p, enough));
     }
     let scale = classes as f64 / ((classes - 1) * count) as f64;
     for block in &mut blocks {
@@ -142,7 +147,7 @@ impl FixedScore for SelfInfluence {
 }
 
 /// `Σ p (1 - p) a aᵀ`, without the samples that hardly matter.
-fn weighted_gram(a: ArrayView2<'_, f64>, p: ArrayView1<'_, f64>) -> Array2<f64> {
+fn weighted_gram(a: ArrayView2<'_, f64>, p: ArrayView1<'_, f64>, enough: usize) -> Array2<f64> {
     let weights: Vec<f64> = p.iter().map(|p| (p * (1.0 - p)).max(0.0)).collect();
     let mut order: Vec<usize> = (0..weights.len()).collect();
     order.sort_by(|a, b| weights[*a].total_cmp(&weights[*b]).then(a.cmp(b)));
@@ -152,7 +157,8 @@ fn weighted_gram(a: ArrayView2<'_, f64>, p: ArrayView1<'_, f64>) -> Array2<f64> 
         left -= weights[*row];
         left < 0.0
     });
-    let some = &mut order[first.unwrap_or(0)..];
+    let first = first.unwrap_or(0).min(order.len().saturating_sub(enough));
+    let some = &mut order[first..];
     some.sort_unstable();
     let rest: f64 = some.iter().map(|row| weights[*row]).sum();
     let more = if rest > 0.0 { all / rest } else { 1.0 };
