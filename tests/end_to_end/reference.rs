@@ -251,8 +251,14 @@ fn numbers(schema: &Value, prefix: &str, found: &mut Vec<Vec<String>>) {
 }
 
 /// Parts of messages about fields that depend on each other.
-const DEPENDS: [&str; 5] =
-    ["fewer than `epochs`", "even number", "twice as many", "unless `solver` is", "at most `heads`"];
+const DEPENDS: [&str; 6] = [
+    "fewer than `epochs`",
+    "even number",
+    "twice as many",
+    "unless `solver` is",
+    "at most `heads`",
+    "except for a victim `fine-tune`",
+];
 
 /// For every number that a table may have, and a few values: the schema allows it exactly if the stage does. A value
 /// that the stage refuses together with another field is not a matter of the schema.

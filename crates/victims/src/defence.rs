@@ -8,8 +8,8 @@ use hemlock_stage::StageError;
 use ndarray::Axis;
 
 /// Filters clean data with a change, and trains a victim on what is left. Samples that the change adds count as
-/// poisons in what is detected. Behind a transformation, data and change are what it made of them ([`DefendedData`](crate::DefendedData)),
-/// and nothing is removed.
+/// poisons in what is detected. Behind a transformation, data and change are what it made of them
+/// ([`DefendedData`](crate::DefendedData)), and nothing is removed.
 ///
 /// # Errors
 /// If the filter would remove a whole class or cannot be applied, or if training fails or is interrupted.

@@ -110,7 +110,7 @@ mod tests {
         let setting = Clouds::new();
         let (z, labels) = clouds(6, 3);
         let decays = [1e-3, 1e-1, 10.0];
-        let mut loss = |decays: &[f64]| -sweep(&setting, decays).evaluate(z.view(), &labels).unwrap().value;
+        let loss = |decays: &[f64]| -sweep(&setting, decays).evaluate(z.view(), &labels).unwrap().value;
         let each = decays.map(|decay| loss(&[decay]));
         let (least, mean) = (each.iter().copied().fold(f64::INFINITY, f64::min), each.iter().sum::<f64>() / 3.0);
         let all = loss(&decays);

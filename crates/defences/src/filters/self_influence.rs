@@ -47,7 +47,6 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
     let rows: Vec<usize> = (0..count).collect();
     let augmented = |rows: &[usize]| augmented(set, &head, rows);
 
-
     let mut scores = Vec::with_capacity(count);
     for rows in rows.chunks(ROWS) {
         let (a, mut residuals, labels) = augmented(rows)?;

@@ -182,7 +182,8 @@ fn threads_change_no_byte() {
         labels: &images.1[rows],
     };
     let parts = [part(0..10), part(10..10), part(10..40)];
-    for begin in [scratch(&device), InitialWeights::FineTune(&extractor), InitialWeights::LastBlock(&extractor)] {
+    let last_block = InitialWeights::AfterBlocks { extractor: &extractor, frozen: 2 };
+    for begin in [scratch(&device), InitialWeights::FineTune(&extractor), last_block] {
         let run = |threads, images: &[Labelled<'_>], counts: &[usize]| {
             on_threads(threads, || {
                 let mut session = Session::new(begin, &tiny(), 3, images).unwrap();
