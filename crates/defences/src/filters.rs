@@ -58,8 +58,11 @@ pub struct Filter {
     pub source: &'static str,
     run: fn(&TrainingData<'_>, &FilterOptions) -> Result<Filtered, DefenceError>,
     /// The score with the training set fixed, if it has a gradient.
-    fixed: Option<fn(&TrainingData<'_>, &FilterOptions) -> Result<Box<dyn FixedScore>, DefenceError>>,
+    fixed: Option<FixScore>,
 }
+
+/// Fixes the training set of a filter's score.
+type FixScore = fn(&TrainingData<'_>, &FilterOptions) -> Result<Box<dyn FixedScore>, DefenceError>;
 
 /// The score of a sample wherever it lies, while the training set that it is compared with stays fixed. It is the
 /// filter's score for the samples of that set, and a smooth function of the features.

@@ -1,5 +1,7 @@
 //! Transformations of images, compared with Pillow, torchvision and numpy (`data/images.py`).
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use hemlock_defences::images::ImageTransform;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -66,7 +68,7 @@ fn noise_has_its_standard_deviation_and_follows_its_stream() {
     assert!(mean.abs() < 0.5 && (square - 64.0 - 1.0 / 12.0).abs() < 4.0, "{mean} {square}");
     assert_eq!(apply(noise, &image, side, 1), made);
     assert_ne!(apply(noise, &image, side, 2), made);
-    let black = apply(ImageTransform::Noise { std: 100.0 }, &vec![0; 48], 4, 1);
+    let black = apply(ImageTransform::Noise { std: 100.0 }, &[0; 48], 4, 1);
     assert!(black.contains(&0) && black.iter().any(|x| *x > 0), "levels saturate: {black:?}");
 }
 

@@ -96,15 +96,8 @@ impl hemlock_stage::Stage for Stage {
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Evaluation, StageError> {
         let Inputs { target, poisons, dataset, victim, .. } = &inputs;
         let how = VictimSpec::of(victim.as_ref())?;
-        let features = inputs.victim_features.as_ref().unwrap_or(&inputs.features);
+        let undefended = inputs.victim_data(ctx);
         let own = inputs.victim_features.is_none();
-        let undefended = VictimData {
-            features,
-            images: dataset.as_ref(),
-            extractor: inputs.victim_extractor.as_ref().or(inputs.extractor.as_ref()),
-            weight_decay: target.weight_decay,
-            ctx,
-        };
         let defence = inputs.defence.as_ref().map(DefenceSpec::of).transpose()?;
         let record = PoisonRecord::of(&inputs)?;
         let clean = match victim {
@@ -155,12 +148,25 @@ impl hemlock_stage::Stage for Stage {
                 .then(|| loss_bound_of(&inputs, samples, basis.count, ctx))
                 .transpose()?,
             outcomes,
-            drawn: Drawn::of(features),
-            test_groups: features.test_groups.clone(),
+            drawn: Drawn::of(undefended.features),
+            test_groups: undefended.features.test_groups.clone(),
             visibility,
             detection,
             changes,
         })
+    }
+}
+
+impl Inputs {
+    /// What victims train on and are measured with, without a defence.
+    fn victim_data<'a>(&'a self, ctx: &'a Context<'a>) -> VictimData<'a> {
+        VictimData {
+            features: self.victim_features.as_ref().unwrap_or(&self.features),
+            images: self.dataset.as_ref(),
+            extractor: self.victim_extractor.as_ref().or(self.extractor.as_ref()),
+            weight_decay: self.target.weight_decay,
+            ctx,
+        }
     }
 }
 

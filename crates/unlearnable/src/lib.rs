@@ -307,8 +307,7 @@ impl hemlock_stage::Stage for Stage {
             base_index: &base_index,
             unclipped: false,
         };
-        let pixels = images.mapv(|p| f32::from(p) / 255.0);
-        let (images, fits) = measure.finish(&pixels, None, &vec![passes; count], ctx)?;
+        let (images, fits) = measure.finish(&images.mapv(|p| f32::from(p) / 255.0), None, &vec![passes; count], ctx)?;
         Ok(Poisons {
             images,
             pixels: None,

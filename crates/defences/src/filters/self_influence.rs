@@ -76,11 +76,10 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
 }
 
 /// Features with a one appended, probabilities at a head, and labels of some samples.
-fn augmented(
-    set: &TrainingData<'_>,
-    head: &Head,
-    rows: &[usize],
-) -> Result<(Array2<f64>, Array2<f64>, Vec<u32>), DefenceError> {
+type Augmented = (Array2<f64>, Array2<f64>, Vec<u32>);
+
+/// The features, probabilities and labels of the given rows.
+fn augmented(set: &TrainingData<'_>, head: &Head, rows: &[usize]) -> Result<Augmented, DefenceError> {
     let subset = set.select(rows);
     let probabilities = probabilities(head, subset.features.view())?;
     let a = concatenate![Axis(1), subset.features, Array2::ones((rows.len(), 1))];
