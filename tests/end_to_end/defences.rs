@@ -66,6 +66,21 @@ fn an_adaptive_attack_passes_the_filter_that_it_knows() {
         let recall = |adapts: bool| row(adapts)["detection"]["recall"].as_f64().unwrap();
         assert!(recall(true) <= recall(false), "{kind}: {} and {}", recall(true), recall(false));
     }
+    // Images adapt, too, within their limits.
+    let pixels = "poison-features = []\ninvert = []\ndecoder = []\n[poison-images]\nattack = 'bilevel'\n\
+                  poison_fraction = 0.05\nlinf = '8/255'\nsteps = 8\nadaptive = [false, true]";
+    project.spec("images", &format!("extends = 'adaptive.toml'\n{pixels}\n"));
+    project.ok("run images");
+    let rows = results(&project, "images");
+    assert_eq!(rows.len(), 4);
+    for row in &rows {
+        assert!(
+            row["objective"].is_number() && row["visibility"]["linf"].as_f64().unwrap() <= 8.0 / 255.0 + 1e-9,
+            "{row}"
+        );
+    }
+    project.spec("table", &adaptive("{ kind = 'sphere' }"));
+    project.fails("plan table", 2, &["`adaptive` is", "expected true or false"]);
     project.spec("alone", &TINY.replace("[poison-features]", "[poison-features]\nadaptive = true"));
     project.fails("plan alone", 2, &["alone.toml", "`adaptive` is true", "[defence]"]);
     project.spec("word", &adaptive("'sphere'"));

@@ -5,15 +5,15 @@
 //! the attack and the filter take turns:
 //!
 //! 1. The filter is applied to the clean samples and the poisons. Poisons that it removes go back, some of their way at
-//!    a time, until it keeps them ([`Evasion::retreat`]). This works with every filter.
+//!    a time, until it keeps them ([`AdaptivePoisons::back`]). This works with every filter.
 //! 2. The attack moves the poisons. If the filter's score has a gradient, poisons stay below the scores that the filter
-//!    kept in step 1, by projection ([`Passing`]); otherwise only step 1 of the next turn brings them back.
+//!    kept in step 1, by projection; otherwise only step 1 of the next turn brings them back.
 //!
 //! Before each turn, the objective is evaluated at the poisons that the filter keeps. The best ones are the result; the
 //! first ones are those of the attack without a filter, so that an adaptive attack never ends worse, by its own
 //! simulation of the filter.
 
-use crate::{Objective, ObjectiveGradient};
+use crate::Objective;
 use hemlock_artifact::{AttackSpec, SimulatedFilter};
 use hemlock_defences::filters::{Filtered, FixedScore};
 use hemlock_defences::{ConfiguredFilter, DefenceSpec, TrainingData};
@@ -21,17 +21,16 @@ use hemlock_head::Samples;
 use hemlock_stage::{ErrorKind, ParamError, StageError};
 use hemlock_streams::Purpose;
 use hemlock_threat::{Constraint, Project};
-use ndarray::{Array2, ArrayView2, ArrayViewMut1, Axis, Zip};
+use ndarray::{Array2, ArrayViewMut1, Axis, Zip};
 use rand::Rng;
 use rayon::prelude::*;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Value;
-use std::borrow::Cow;
 
 /// Number of turns that the attack takes after the one without a filter.
 pub const TURNS: u32 = 8;
-/// The steps of a turn, of an attack that takes `steps` without a filter: all turns take about as many together.
+
+/// The steps of a turn, of an attack that takes `steps` without a filter. All turns take about as many together.
 #[must_use]
 pub fn steps_of_turn(steps: u32) -> u32 {
     steps.div_ceil(TURNS)
@@ -119,20 +118,6 @@ impl<'de> Deserialize<'de> for Adaptive {
     }
 }
 
-impl JsonSchema for Adaptive {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "Adaptive".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "boolean" })
-    }
-}
-
 /// The filter that poisons have to pass, as the attacker simulates it.
 pub struct Evasion<'a> {
     filter: ConfiguredFilter,
@@ -141,14 +126,32 @@ pub struct Evasion<'a> {
     seed: u64,
 }
 
-/// Poisons that go back towards what the filter keeps.
-pub trait Retreat {
+/// Poisons that an attack moves in turns with a filter.
+pub trait AdaptivePoisons {
+    /// The labels, `[m]`.
+    fn labels(&self) -> &[u32];
+
+    /// The features of all poisons, `[m, d]`.
+    ///
+    /// # Errors
+    /// Returns an error if they cannot be computed.
+    fn features(&self) -> Result<Array2<f64>, StageError>;
+
     /// Moves some poisons back, so that the given share of their way is left, and returns the features of these,
-    /// `[rows, d]`. `least` are the clean samples that the filter suspects least of each class.
+    /// `[rows, d]`. `least` has the clean sample of each class that the filter suspects least.
     ///
     /// # Errors
     /// Returns an error if the features cannot be computed.
     fn back(&mut self, rows: &[usize], share: f64, least: &[Option<usize>]) -> Result<Array2<f64>, StageError>;
+
+    /// Goes on with the attack for [`steps_of_turn`] steps within a set.
+    ///
+    /// # Errors
+    /// Returns an error if the objective cannot be evaluated, or if the run was interrupted.
+    fn descend(&mut self, objective: &mut dyn Objective, set: &dyn Project) -> Result<(), StageError>;
+
+    /// Remembers the poisons as the best so far, with the value of those that the filter keeps.
+    fn remember(&mut self, value: f64);
 }
 
 impl<'a> Evasion<'a> {
@@ -164,44 +167,47 @@ impl<'a> Evasion<'a> {
         Ok(Some(Self { filter, clean, weight_decay, seed: *seed }))
     }
 
-    /// Calls `then` with the training set of clean samples and poisons, and what the filter says of it.
-    fn apply<T>(
-        &self,
-        features: ArrayView2<f64>,
-        labels: &[u32],
-        then: impl FnOnce(&TrainingData, Filtered) -> Result<T, StageError>,
-    ) -> Result<T, StageError> {
-        let poisons = Samples::new(features, labels, self.clean.classes())?;
-        let set = TrainingData::new(&[self.clean.reborrow(), poisons], self.weight_decay, self.seed)?;
-        let filtered = self.filter.apply(&set)?;
-        then(&set, filtered)
-    }
-
-    /// Whether the filter keeps each of the poisons.
+    /// Adapts the poisons of an attack that ran without the filter.
     ///
     /// # Errors
-    /// Returns an error if the filter cannot be applied.
-    pub fn keeps(&self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Vec<bool>, StageError> {
-        self.apply(features, labels, |_, filtered| Ok(filtered.kept().split_off(self.clean.len())))
+    /// Returns an error if the filter cannot be applied, or if poisons cannot be moved.
+    pub fn adapt(
+        &self,
+        objective: &mut dyn Objective,
+        constraint: &Constraint,
+        poisons: &mut dyn AdaptivePoisons,
+    ) -> Result<(), StageError> {
+        let mut features = poisons.features()?;
+        let mut filtered = self.apply(&features, poisons.labels())?;
+        let mut best = self.value(objective, &features, poisons.labels(), &filtered)?;
+        poisons.remember(best);
+        for turn in 0..=TURNS {
+            if turn > 0 {
+                let passing = self.passing(constraint, &features, poisons.labels(), &filtered)?;
+                poisons.descend(objective, &passing)?;
+                features = poisons.features()?;
+                filtered = self.apply(&features, poisons.labels())?;
+            }
+            self.retreat(poisons, &mut features, &mut filtered)?;
+            let value = self.value(objective, &features, poisons.labels(), &filtered)?;
+            if value < best || objective.is_stochastic() {
+                best = value;
+                poisons.remember(best);
+            }
+        }
+        Ok(())
     }
 
-    /// Moves the poisons that the filter removes back, until it keeps them. `features`, `[m, d]`, are those of all
-    /// poisons, before and after. Returns which poisons the filter keeps at the end.
-    ///
-    /// # Errors
-    /// Returns an error if the filter cannot be applied, or if the poisons' features cannot be computed.
-    pub fn retreat(
+    /// Moves the poisons that the filter removes back, until it keeps them.
+    fn retreat(
         &self,
-        poisons: &mut dyn Retreat,
+        poisons: &mut dyn AdaptivePoisons,
         features: &mut Array2<f64>,
-        labels: &[u32],
-    ) -> Result<Vec<bool>, StageError> {
-        let (mut kept, least) = self.apply(features.view(), labels, |_, filtered| {
-            let least = self.least_suspicious(&filtered.scores);
-            Ok((filtered.kept().split_off(self.clean.len()), least))
-        })?;
+        filtered: &mut Filtered,
+    ) -> Result<(), StageError> {
+        let least = self.least_suspicious(&filtered.scores);
         for share in BACK {
-            let removed: Vec<usize> = (0..kept.len()).filter(|row| !kept[*row]).collect();
+            let removed = self.poisons(filtered, true);
             if removed.is_empty() {
                 break;
             }
@@ -209,9 +215,30 @@ impl<'a> Evasion<'a> {
             for (row, moved) in removed.iter().zip(moved.outer_iter()) {
                 features.row_mut(*row).assign(&moved);
             }
-            kept = self.keeps(features.view(), labels)?;
+            *filtered = self.apply(features, poisons.labels())?;
         }
-        Ok(kept)
+        Ok(())
+    }
+
+    /// What the filter says of the clean samples and the poisons, in this order.
+    fn apply(&self, features: &Array2<f64>, labels: &[u32]) -> Result<Filtered, StageError> {
+        self.on_set(features, labels, |set| Ok(self.filter.apply(set)?))
+    }
+
+    fn on_set<T>(
+        &self,
+        features: &Array2<f64>,
+        labels: &[u32],
+        then: impl FnOnce(&TrainingData) -> Result<T, StageError>,
+    ) -> Result<T, StageError> {
+        let poisons = Samples::new(features.view(), labels, self.clean.classes())?;
+        then(&TrainingData::new(&[self.clean.reborrow(), poisons], self.weight_decay, self.seed)?)
+    }
+
+    /// The poisons that the filter removes, or those that it keeps.
+    fn poisons(&self, filtered: &Filtered, removed: bool) -> Vec<usize> {
+        let poisons = &filtered.removed[self.clean.len()..];
+        (0..poisons.len()).filter(|row| poisons[*row] == removed).collect()
     }
 
     /// For each class, the clean sample with the smallest score.
@@ -228,49 +255,44 @@ impl<'a> Evasion<'a> {
 
     /// The set that poisons stay in during a turn that starts at `features`, `[m, d]`: the constraint and, if the score
     /// has a gradient, what the filter keeps.
-    ///
-    /// # Errors
-    /// Returns an error if the filter cannot be applied.
-    pub fn passing<'c>(
+    fn passing<'c>(
         &self,
         constraint: &'c Constraint,
-        features: ArrayView2<f64>,
+        features: &Array2<f64>,
         labels: &[u32],
+        filtered: &Filtered,
     ) -> Result<Passing<'c>, StageError> {
-        self.apply(features, labels, |set, filtered| {
+        self.on_set(features, labels, |set| {
+            let Some(score) = self.filter.fixed(set)? else { return Ok(Passing { constraint, score: None }) };
             let mut most = vec![f64::NEG_INFINITY; set.classes()];
-            let each = set.labels().into_iter().zip(filtered.removed.iter().zip(&filtered.scores));
-            for (label, (_, score)) in each.filter(|(_, (removed, _))| !**removed) {
-                most[label as usize] = most[label as usize].max(*score);
+            for (label, (removed, score)) in set.labels().into_iter().zip(filtered.removed.iter().zip(&filtered.scores))
+            {
+                if !removed {
+                    most[label as usize] = most[label as usize].max(*score);
+                }
             }
             most.iter_mut().for_each(|most| *most *= MARGIN);
-            Ok(Passing { constraint, score: self.filter.fixed(set)?.map(|score| (score, most)) })
+            Ok(Passing { constraint, score: Some((score, most)) })
         })
     }
 
-    /// The value of an objective at the poisons that are kept, infinite if there are none.
-    ///
-    /// # Errors
-    /// Returns an error if the objective cannot be evaluated.
-    pub fn value(
+    /// The value of an objective at the poisons that the filter keeps, if any.
+    fn value(
+        &self,
         objective: &mut dyn Objective,
         features: &Array2<f64>,
         labels: &[u32],
-        kept: &[bool],
+        filtered: &Filtered,
     ) -> Result<f64, StageError> {
-        let rows: Vec<usize> = (0..kept.len()).filter(|row| kept[*row]).collect();
-        if rows.is_empty() {
-            return Ok(f64::INFINITY);
-        }
-        let labels: Vec<u32> = rows.iter().map(|row| labels[*row]).collect();
-        let ObjectiveGradient { value, .. } = objective.evaluate(features.select(Axis(0), &rows).view(), &labels)?;
-        Ok(value)
+        let kept = self.poisons(filtered, false);
+        let labels: Vec<u32> = kept.iter().map(|row| labels[*row]).collect();
+        Ok(objective.evaluate(features.select(Axis(0), &kept).view(), &labels)?.value)
     }
 }
 
 /// The set that poisons stay in while they move: a constraint and, where a filter's score has a gradient, the features
 /// whose score is at most so large for each class.
-pub struct Passing<'a> {
+struct Passing<'a> {
     constraint: &'a Constraint,
     score: Option<(Box<dyn FixedScore>, Vec<f64>)>,
 }
@@ -301,30 +323,26 @@ fn lower(mut z: ArrayViewMut1<f64>, label: usize, score: &dyn FixedScore, most: 
     }
 }
 
-/// Poisoned features, which go back towards the clean sample of their label that the filter suspects least.
-pub struct FeaturePoisons<'a> {
-    clean: Samples<'a>,
-    features: Array2<f64>,
-    labels: Vec<u32>,
-}
-
-impl<'a> FeaturePoisons<'a> {
-    /// Poisons with the given features, `[m, d]`.
-    #[must_use]
-    pub fn new(clean: Samples<'a>, features: Array2<f64>, labels: &[u32]) -> Self {
-        Self { clean, features, labels: labels.to_vec() }
-    }
-}
-
-impl Retreat for FeaturePoisons<'_> {
-    fn back(&mut self, rows: &[usize], share: f64, least: &[Option<usize>]) -> Result<Array2<f64>, StageError> {
-        for row in rows {
-            let Some(end) = least[self.labels[*row] as usize] else { continue };
-            let end = self.clean.select(&[end]);
-            Zip::from(self.features.row_mut(*row)).and(end.row(0)).for_each(|z, end| *z = end + share * (*z - end));
+/// Moves some of the features `[m, d]` of poisons towards the clean samples of their labels that the filter suspects
+/// least, within the constraint, and returns them, `[rows, d]`. See [`AdaptivePoisons::back`].
+pub fn move_back(
+    features: &mut Array2<f64>,
+    labels: &[u32],
+    (rows, share, least): (&[usize], f64, &[Option<usize>]),
+    clean: Samples,
+    constraint: &Constraint,
+) -> Array2<f64> {
+    let mut moved = features.select(Axis(0), rows);
+    for (mut z, row) in moved.rows_mut().into_iter().zip(rows) {
+        if let Some(end) = least[labels[*row] as usize] {
+            let end = clean.select(&[end]);
+            Zip::from(&mut z).and(end.row(0)).for_each(|z, end| *z = end + share * (*z - end));
         }
-        Ok(self.features.select(Axis(0), rows))
     }
+    // The clean sample itself may lie outside.
+    constraint.project(&mut moved, &rows.iter().map(|row| labels[*row]).collect::<Vec<_>>());
+    rows.iter().zip(moved.rows()).for_each(|(row, z)| features.row_mut(*row).assign(&z));
+    moved
 }
 
 #[cfg(test)]
@@ -346,20 +364,56 @@ mod tests {
         (z * 20.0, labels)
     }
 
+    /// Poisons that no attack moves: they only go back.
+    struct Features<'a> {
+        setting: &'a Clouds,
+        constraint: Constraint,
+        features: Array2<f64>,
+        labels: Vec<u32>,
+        best: Option<(f64, Array2<f64>)>,
+    }
+
+    impl AdaptivePoisons for Features<'_> {
+        fn labels(&self) -> &[u32] {
+            &self.labels
+        }
+        fn features(&self) -> Result<Array2<f64>, StageError> {
+            Ok(self.features.clone())
+        }
+        fn back(&mut self, rows: &[usize], share: f64, least: &[Option<usize>]) -> Result<Array2<f64>, StageError> {
+            let back = (rows, share, least);
+            Ok(move_back(&mut self.features, &self.labels, back, self.setting.clean(), &self.constraint))
+        }
+        fn descend(&mut self, _: &mut dyn Objective, set: &dyn Project) -> Result<(), StageError> {
+            set.project(&mut self.features, &self.labels);
+            Ok(())
+        }
+        fn remember(&mut self, value: f64) {
+            self.best = Some((value, self.features.clone()));
+        }
+    }
+
     #[test]
     fn poisons_go_back_until_every_filter_keeps_them() {
         let setting = Clouds::new();
         for filter in FILTERS {
             let evasion = evasion(&setting, filter.name);
-            let (mut z, labels) = far(6);
-            let before = evasion.keeps(z.view(), &labels).unwrap();
-            let mut moving = FeaturePoisons::new(setting.clean(), z.clone(), &labels);
-            let after = evasion.retreat(&mut moving, &mut z, &labels).unwrap();
-            assert_eq!(after, evasion.keeps(z.view(), &labels).unwrap());
-            let count = |kept: &[bool]| kept.iter().filter(|kept| **kept).count();
-            assert!(count(&after) >= count(&before), "{}: {before:?} and {after:?}", filter.name);
+            let (features, labels) = far(6);
+            let before = evasion.apply(&features, &labels).unwrap();
+            let constraint = Constraint::ball(3.0);
+            let mut poisons = Features { setting: &setting, constraint, features, labels, best: None };
+            let (mut features, mut filtered) = (poisons.features.clone(), before.clone());
+            evasion.retreat(&mut poisons, &mut features, &mut filtered).unwrap();
+            assert_eq!(features, poisons.features);
+            assert_eq!(filtered, evasion.apply(&features, &poisons.labels).unwrap());
+            let (removed, first) = (evasion.poisons(&filtered, true), evasion.poisons(&before, true));
+            assert!(removed.len() <= first.len(), "{}: {first:?} and {removed:?}", filter.name);
             if ["sphere", "slab", "loss", "knn-distance", "spectral"].contains(&filter.name) {
-                assert_eq!(count(&after), 6, "{}: {after:?}", filter.name);
+                assert!(removed.is_empty(), "{}: {removed:?}", filter.name);
+            }
+            // What went back keeps to the constraint, wherever the clean sample lies that it goes back to.
+            for row in first {
+                assert!(features.row(row).dot(&features.row(row)).sqrt() <= 3.0 + 1e-9, "{}", filter.name);
             }
         }
     }
@@ -368,11 +422,12 @@ mod tests {
     #[test]
     fn poisons_stay_below_the_scores_that_pass() {
         let setting = Clouds::new();
-        for kind in ["sphere", "slab", "svd", "loss", "spectral"] {
+        for kind in ["sphere", "slab", "svd", "loss", "spectral", "self-influence"] {
             let evasion = evasion(&setting, kind);
             let (near, labels) = clouds(6, 3);
             let constraint = Constraint::ball(3.0);
-            let passing = evasion.passing(&constraint, near.view(), &labels).unwrap();
+            let filtered = evasion.apply(&near, &labels).unwrap();
+            let passing = evasion.passing(&constraint, &near, &labels, &filtered).unwrap();
             let (score, most) = passing.score.as_ref().unwrap();
             let mut z = far(6).0;
             passing.project(&mut z, &labels);
@@ -384,17 +439,47 @@ mod tests {
         }
     }
 
+    fn bilevel(setting: &Clouds) -> crate::BilevelObjective<'_> {
+        let raised = vec![setting.validation()];
+        crate::BilevelObjective::new(setting.clean(), raised, setting.head.clone(), 1e-2, 1.0).unwrap()
+    }
+
+    /// The poisons of the result are at least as good as the first ones, as the filter leaves them.
+    #[test]
+    fn the_result_is_never_worse_than_the_attack_without_the_filter() {
+        let setting = Clouds::new();
+        for filter in FILTERS {
+            let evasion = evasion(&setting, filter.name);
+            let (features, labels) = far(6);
+            let filtered = evasion.apply(&features, &labels).unwrap();
+            let first = evasion.value(&mut bilevel(&setting), &features, &labels, &filtered).unwrap();
+            let constraint = Constraint::default();
+            let mut poisons = Features { setting: &setting, constraint, features, labels, best: None };
+            evasion.adapt(&mut bilevel(&setting), &Constraint::default(), &mut poisons).unwrap();
+            let (value, features) = poisons.best.unwrap();
+            assert!(value <= first + 1e-6, "{}: {value} and {first}", filter.name);
+            let filtered = evasion.apply(&features, &poisons.labels).unwrap();
+            let again = evasion.value(&mut bilevel(&setting), &features, &poisons.labels, &filtered).unwrap();
+            assert!((value - again).abs() < 1e-4, "{}: {value} and {again}", filter.name);
+        }
+    }
+
+    /// If the filter keeps no poison, the value is that of clean data.
     #[test]
     fn the_value_is_that_of_the_poisons_which_are_kept() {
         let setting = Clouds::new();
-        let mut objective =
-            crate::BilevelObjective::new(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2, 1.0)
-                .unwrap();
+        let evasion = evasion(&setting, "sphere");
         let (z, labels) = clouds(6, 3);
-        let some = Evasion::value(&mut objective, &z, &labels, &[true, false, true, true, false, false]).unwrap();
+        let mut filtered = evasion.apply(&z, &labels).unwrap();
+        let mut value = |removed: [bool; 6]| {
+            filtered.removed[setting.clean().len()..].copy_from_slice(&removed);
+            evasion.value(&mut bilevel(&setting), &z, &labels, &filtered).unwrap()
+        };
+        let some = value([false, true, false, false, true, true]);
         let alone = z.select(Axis(0), &[0, 2, 3]);
-        let expected = objective.evaluate(alone.view(), &[labels[0], labels[2], labels[3]]).unwrap().value;
+        let expected = bilevel(&setting).evaluate(alone.view(), &[labels[0], labels[2], labels[3]]).unwrap().value;
         assert!((some - expected).abs() < 1e-6, "{some} and {expected}");
-        assert_eq!(Evasion::value(&mut objective, &z, &labels, &[false; 6]).unwrap(), f64::INFINITY);
+        let none = bilevel(&setting).evaluate(Array2::zeros((0, 2)).view(), &[]).unwrap().value;
+        assert!((value([true; 6]) - none).abs() < 1e-6);
     }
 }

@@ -3,9 +3,9 @@
 use crate::{FrozenExtractor, PixelLimits, Refinement};
 use hemlock_artifact::CurvePoint;
 use hemlock_attack::Objective;
-use hemlock_attack::adaptive::{self, Evasion};
+use hemlock_attack::adaptive::{self, AdaptivePoisons, Evasion};
 use hemlock_stage::{Context, StageError};
-use hemlock_threat::Constraint;
+use hemlock_threat::{Constraint, Project};
 use ndarray::{Array2, Array4, Axis, Zip};
 
 impl Refinement<'_> {
@@ -15,38 +15,20 @@ impl Refinement<'_> {
     /// # Errors
     /// Returns the errors of [`Refinement::run`], and an error if the filter cannot be applied.
     pub fn adapt<'a>(
-        &self,
+        &'a self,
         frozen: &'a FrozenExtractor<'a>,
         limits: &PixelLimits,
         objective: &mut dyn Objective,
         (evasion, constraint): (&Evasion, &Constraint),
-        (pixels, mut curve): (Array4<f32>, Vec<CurvePoint>),
+        (pixels, curve): (Array4<f32>, Vec<CurvePoint>),
         ctx: &'a Context<'a>,
     ) -> Result<(Array4<f32>, Vec<CurvePoint>), StageError> {
-        let steps = adaptive::steps_of_turn(self.steps);
-        let mut images = EvadingImages { frozen, limits: *limits, pixels, ctx };
-        let mut found = images.pixels.clone();
-        let features = images.features()?;
-        let kept = evasion.keeps(features.view(), self.labels)?;
-        let mut best = Evasion::value(objective, &features, self.labels, &kept)?;
-        for turns in 0..=adaptive::TURNS {
-            if turns > 0 {
-                let passing = evasion.passing(constraint, images.features()?.view(), self.labels)?;
-                let Refinement { name, step, labels, .. } = *self;
-                let turn = Refinement { name, steps, step, labels, constraint: &passing };
-                let start = std::mem::take(&mut images.pixels);
-                let (moved, after) = turn.run(frozen, limits, objective, start, ctx)?;
-                images.pixels = moved;
-                append(&mut curve, after);
-            }
-            let value = images.retreat(self.labels, objective, evasion)?;
-            if value < best || objective.is_stochastic() {
-                best = value;
-                found.assign(&images.pixels);
-            }
-        }
-        append(&mut curve, [CurvePoint { step: 0, objective: objective.display_value(best) }]);
-        Ok((found, curve))
+        let best = (f64::NAN, pixels.clone());
+        let mut images = AdaptiveImages { refinement: self, frozen, limits: *limits, pixels, curve, best, ctx };
+        evasion.adapt(objective, constraint, &mut images)?;
+        let AdaptiveImages { mut curve, best: (value, pixels), .. } = images;
+        append(&mut curve, [CurvePoint { step: 0, objective: objective.display_value(value) }]);
+        Ok((pixels, curve))
     }
 }
 
@@ -56,28 +38,28 @@ fn append(curve: &mut Vec<CurvePoint>, after: impl IntoIterator<Item = CurvePoin
     curve.extend(after.into_iter().map(|point| CurvePoint { step: point.step + taken, ..point }));
 }
 
-/// Poisoned images, which go back towards their base images.
-struct EvadingImages<'a, 'l> {
+/// Images that refinement moves in turns with a filter.
+struct AdaptiveImages<'a, 'l> {
+    refinement: &'a Refinement<'a>,
     frozen: &'a FrozenExtractor<'a>,
     limits: PixelLimits<'l>,
     pixels: Array4<f32>,
+    curve: Vec<CurvePoint>,
+    /// The value of the best images, and their pixels.
+    best: (f64, Array4<f32>),
     ctx: &'a Context<'a>,
 }
 
-impl EvadingImages<'_, '_> {
+impl AdaptivePoisons for AdaptiveImages<'_, '_> {
+    fn labels(&self) -> &[u32] {
+        self.refinement.labels
+    }
+
     fn features(&self) -> Result<Array2<f64>, StageError> {
         Ok(self.frozen.features(self.pixels.view(), self.ctx)?.mapv(f64::from))
     }
 
-    /// Moves images back until the filter keeps them. Returns the value of those that it keeps.
-    fn retreat(&mut self, labels: &[u32], objective: &mut dyn Objective, evasion: &Evasion) -> Result<f64, StageError> {
-        let mut features = self.features()?;
-        let kept = evasion.retreat(self, &mut features, labels)?;
-        Evasion::value(objective, &features, labels, &kept)
-    }
-}
-
-impl adaptive::Retreat for EvadingImages<'_, '_> {
+    /// Images go back towards their base images.
     fn back(&mut self, rows: &[usize], share: f64, _: &[Option<usize>]) -> Result<Array2<f64>, StageError> {
         for row in rows {
             let (image, base) = (self.pixels.index_axis_mut(Axis(0), *row), self.limits.base.index_axis(Axis(0), *row));
@@ -87,5 +69,20 @@ impl adaptive::Retreat for EvadingImages<'_, '_> {
             });
         }
         Ok(self.frozen.features(self.pixels.select(Axis(0), rows).view(), self.ctx)?.mapv(f64::from))
+    }
+
+    fn descend(&mut self, objective: &mut dyn Objective, set: &dyn Project) -> Result<(), StageError> {
+        let Refinement { name, steps, step, labels, .. } = *self.refinement;
+        let turn = Refinement { name, steps: adaptive::steps_of_turn(steps), step, labels, constraint: set };
+        let start = std::mem::take(&mut self.pixels);
+        let (moved, after) = turn.run(self.frozen, &self.limits, objective, start, self.ctx)?;
+        self.pixels = moved;
+        append(&mut self.curve, after);
+        Ok(())
+    }
+
+    fn remember(&mut self, value: f64) {
+        self.best.0 = value;
+        self.best.1.assign(&self.pixels);
     }
 }

@@ -291,19 +291,30 @@ fn adapt(variants: &mut Tables, graph: &Graph, source: &SpecSource) -> Result<()
         let Some(own) = variants.remove(node.name) else { continue };
         let mut all = Vec::new();
         for params in own {
-            if params.get(field) != Some(&Value::Bool(true)) {
-                all.push(params);
-                continue;
+            let at: Vec<&str> = node.name.split('.').chain([field]).collect();
+            match params.get(field) {
+                Some(Value::Bool(true)) => {}
+                Some(given @ Value::Object(_)) => {
+                    let message = format!("[{}] `{field}` is {}; expected true or false", node.name, quoted(given));
+                    return Err(source.error(&at, message));
+                }
+                _ => {
+                    all.push(params);
+                    continue;
+                }
             }
             let Some(others) = variants.get(to) else {
-                let at: Vec<&str> = node.name.split('.').chain([field]).collect();
                 let message = format!("[{}] `{field}` is true: it adapts to [{to}], and the spec has none", node.name);
                 return Err(source.error(&at, message));
             };
             for other in others {
                 let mut params = params.clone();
                 params[field] = other.clone();
-                all.push(node.stage.parse(params).map_err(|e| source.param_error(&[node.name], node.name, &e, &[]))?);
+                all.push(
+                    node.stage
+                        .parse(params)
+                        .map_err(|e| source.param_error(&at[..at.len() - 1], node.name, &e, &[]))?,
+                );
             }
         }
         variants.insert(node.name, all);

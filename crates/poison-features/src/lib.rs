@@ -67,8 +67,8 @@ pub struct Params {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub patience: Option<u32>,
-    /// Number of seconds after which the solver stops. If absent, there is no limit; with one, the result depends on
-    /// the machine. It does not go with `conditional-gradient`.
+    /// Number of seconds after which the solver stops, in every turn of an adaptive attack. If absent, there is no
+    /// limit; with one, the result depends on the machine. It does not go with `conditional-gradient`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0), range(max = 1_000_000_000))]
     pub max_seconds: Option<f64>,
@@ -80,6 +80,7 @@ pub struct Params {
     /// Whether the attack knows the filter of the victim, and moves poisons such that it keeps them. It then makes
     /// poisons for every filter of `[[defence]]`, and they meet that filter alone.
     #[serde(default, skip_serializing_if = "Adaptive::is_off")]
+    #[schemars(with = "bool")]
     pub adaptive: Adaptive,
     /// The fields of the attacks.
     #[serde(flatten)]

@@ -2,13 +2,14 @@
 
 use crate::{Params, SolverKind};
 use hemlock_artifact::{AttackSpec, CurvePoint, PoisonFeatures};
-use hemlock_attack::adaptive::{self, Evasion, FeaturePoisons};
+use hemlock_attack::adaptive::{self, AdaptivePoisons, Evasion, move_back};
 use hemlock_attack::{
     Base, Descent, InitialPoisons, Initialization, Labels, Objective, Solver, Start, Stop, descend, nearest_samples,
 };
 use hemlock_head::Samples;
 use hemlock_stage::{Bar, Context, StageError};
 use hemlock_threat::{Constraint, Project};
+use ndarray::Array2;
 use std::time::Duration;
 
 /// The poisons of one search, and how it went.
@@ -131,46 +132,10 @@ impl Search<'_> {
     ) -> Result<FoundPoisons, StageError> {
         let Some(solver) = solver(self.params.solver) else { return Ok(found) };
         let (gap, steps) = (found.gap, adaptive::steps_of_turn(self.params.steps()));
-        let kept = evasion.keeps(found.start.features.view(), &found.start.labels)?;
-        let mut best = self.valued(objective, found.clone(), &kept)?;
-        let mut now = found;
-        for turn in 0..=adaptive::TURNS {
-            if turn > 0 {
-                let FoundPoisons { start, curve, .. } = now;
-                let passing = evasion.passing(self.constraint, start.features.view(), &start.labels)?;
-                now = self.descend(objective, self.params.labels, start, &curve, (solver, steps), &passing)?;
-            }
-            now = self.retreat(objective, evasion, now)?;
-            if now.value < best.value || objective.is_stochastic() {
-                best = now.clone();
-            }
-        }
-        Ok(FoundPoisons { gap, ..best })
-    }
-
-    /// Moves poisons back until the filter keeps them.
-    fn retreat(
-        &self,
-        objective: &mut dyn Objective,
-        evasion: &Evasion,
-        mut found: FoundPoisons,
-    ) -> Result<FoundPoisons, StageError> {
-        let InitialPoisons { features, labels, .. } = &mut found.start;
-        let mut moving = FeaturePoisons::new(self.clean, features.clone(), labels);
-        let kept = evasion.retreat(&mut moving, features, labels)?;
-        self.valued(objective, found, &kept)
-    }
-
-    /// The poisons, with the value of those that are kept.
-    fn valued(
-        &self,
-        objective: &mut dyn Objective,
-        found: FoundPoisons,
-        kept: &[bool],
-    ) -> Result<FoundPoisons, StageError> {
-        self.ctx.check()?;
-        let value = Evasion::value(objective, &found.start.features, &found.start.labels, kept)?;
-        Ok(FoundPoisons { value, objective: objective.display_value(value), ..found })
+        let mut poisons = AdaptiveSearch { search: self, solver: (solver, steps), best: found.clone(), now: found };
+        evasion.adapt(objective, self.constraint, &mut poisons)?;
+        let objective = objective.display_value(poisons.best.value);
+        Ok(FoundPoisons { gap, objective, ..poisons.best })
     }
 
     /// The start that the parameters name, and the curve of a greedy search for it. Conditional gradient is such a
@@ -192,6 +157,41 @@ impl Search<'_> {
             greedy.get_or_insert_with(|| Record::new("greedy", steps, ctx)).point(at, value)
         })?;
         Ok((start, greedy.map(|greedy| greedy.curve).unwrap_or_default()))
+    }
+}
+
+/// A search that takes turns with a filter.
+struct AdaptiveSearch<'a, 's> {
+    search: &'a Search<'s>,
+    /// The solver, and its steps in a turn.
+    solver: (Solver, u32),
+    now: FoundPoisons,
+    best: FoundPoisons,
+}
+
+impl AdaptivePoisons for AdaptiveSearch<'_, '_> {
+    fn labels(&self) -> &[u32] {
+        &self.now.start.labels
+    }
+
+    fn features(&self) -> Result<Array2<f64>, StageError> {
+        Ok(self.now.start.features.clone())
+    }
+
+    fn back(&mut self, rows: &[usize], share: f64, least: &[Option<usize>]) -> Result<Array2<f64>, StageError> {
+        self.search.ctx.check()?;
+        let InitialPoisons { features, labels, .. } = &mut self.now.start;
+        Ok(move_back(features, labels, (rows, share, least), self.search.clean, self.search.constraint))
+    }
+
+    fn descend(&mut self, objective: &mut dyn Objective, set: &dyn Project) -> Result<(), StageError> {
+        let FoundPoisons { start, curve, .. } = self.now.clone();
+        self.now = self.search.descend(objective, self.search.params.labels, start, &curve, self.solver, set)?;
+        Ok(())
+    }
+
+    fn remember(&mut self, value: f64) {
+        self.best = FoundPoisons { value, ..self.now.clone() };
     }
 }
 

@@ -73,6 +73,7 @@ pub struct Params {
     /// Whether the attack knows the filter of the victim, and moves images such that it keeps them. It then makes
     /// images for every filter of `[[defence]]`, and they meet that filter alone.
     #[serde(default, skip_serializing_if = "Adaptive::is_off")]
+    #[schemars(with = "bool")]
     pub adaptive: Adaptive,
     /// The attack's own parameters.
     #[serde(flatten)]
