@@ -60,7 +60,7 @@ fn an_adaptive_attack_passes_the_filter_that_it_knows() {
     for kind in ["sphere", "svd"] {
         let row = |adapts: bool| {
             let own = |row: &&Value| row["params"]["defence"]["kind"] == kind;
-            let of = |row: &&Value| row["params"]["poison-features"]["adaptive"]["kind"] == kind;
+            let of = |row: &&Value| row["params"]["poison-features"]["adaptive"] == true;
             rows.iter().filter(own).find(|row| of(row) == adapts).unwrap()
         };
         let recall = |adapts: bool| row(adapts)["detection"]["recall"].as_f64().unwrap();

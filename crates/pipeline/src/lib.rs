@@ -5,6 +5,7 @@
 //! [`Plan::new`] turns these into tasks whose keys are known before anything runs. [`Plan::decide`] compares the tasks
 //! with the artifact root, and [`run`] does what is left to do.
 
+mod aggregate;
 mod branches;
 mod compare;
 mod decide;
@@ -31,6 +32,7 @@ mod telling;
 mod tests;
 mod variants;
 
+pub use aggregate::{AggregatedRow, DetectionStats, MeanStd, VisibilityStats, aggregate, grouped};
 pub use branches::MOST_BRANCHES;
 pub use compare::{Both, Compared, Comparison, Pair, Side, compare, side};
 pub use decide::{Decision, DirtyReason};
@@ -44,9 +46,7 @@ pub use origin::{Answered, Origin, REPLICATED, read_answers};
 pub use plan::{Branch, Plan, PlanError, Task};
 pub use records::as_csv;
 pub use resources::{Memory, Resources, Time};
-pub use results::{
-    AggregatedRow, DetectionStats, MeanStd, ResultRow, VisibilityStats, aggregate, grouped, rows, unknown,
-};
+pub use results::{ResultRow, rows, unknown};
 pub use run::{Event, Observer, RunError, RunOptions, Summary, TaskOutcome, commands, commands_of, run};
 pub use schema::schema;
 pub use select::Selection;

@@ -35,6 +35,17 @@ impl Task {
         format!("{}/{}", self.stage, self.key)
     }
 
+    /// The parameters as results have them. Parameters of a node that the task adapts to are `true`, because that node's
+    /// stand beside them.
+    pub(crate) fn shown_params(&self) -> Value {
+        let mut params = self.params.clone();
+        let field = self.about.adapts_to.and_then(|(field, _)| params.get_mut(field));
+        if let Some(field) = field.filter(|field| field.is_object()) {
+            *field = Value::Bool(true);
+        }
+        params
+    }
+
     /// Whether the task evaluates poisons, so that it gives a result.
     #[must_use]
     pub fn is_evaluation(&self) -> bool {
@@ -108,8 +119,7 @@ impl Plan {
                     continue;
                 }
                 // If a branch lacks what another route makes, the node does not run on it.
-                let meets =
-                    |v: &&Variant| v.runs_on(&branch, graph) && plan.is_for(&branch, node.name, v.params, graph);
+                let meets = |v: &&Variant| v.runs_on(&branch, graph) && plan.is_for(&branch, node.name, v.params);
                 let runs: Vec<&Variant> = variants.iter().filter(meets).collect();
                 if runs.is_empty() && !variants.is_empty() {
                     plan.branches.push(branch);
@@ -127,10 +137,10 @@ impl Plan {
     }
 
     /// Whether a branch may have a variant of a node: a stage that adapts to the node's parameters allows no others.
-    fn is_for(&self, branch: &Branch, node: &str, params: &Value, graph: &Graph) -> bool {
-        branch.tasks.iter().all(|(name, task)| {
-            let adapts = graph.node(name).and_then(|node| node.stage.adapts_to());
-            let field = adapts.filter(|(_, to)| *to == node).and_then(|(field, _)| self.tasks[*task].params.get(field));
+    fn is_for(&self, branch: &Branch, node: &str, params: &Value) -> bool {
+        branch.tasks.values().all(|task| {
+            let Task { about, params: own, .. } = &self.tasks[*task];
+            let field = about.adapts_to.filter(|(_, to)| *to == node).and_then(|(field, _)| own.get(field));
             field.is_none_or(|field| !field.is_object() || field == params)
         })
     }

@@ -284,10 +284,10 @@ fn unknown_key(path: &[String], graph: &Graph, source: &SpecSource) -> SpecError
 }
 
 /// Replaces every variant that adapts to another node by one for each of that node's variants
-/// ([`Stage::ADAPTS_TO`](hemlock_stage::Stage::ADAPTS_TO)).
+/// ([`About::adapts_to`](hemlock_stage::About::adapts_to)).
 fn adapt(variants: &mut Tables, graph: &Graph, source: &SpecSource) -> Result<(), SpecError> {
     for node in graph.nodes() {
-        let Some((field, to)) = node.stage.adapts_to() else { continue };
+        let Some((field, to)) = node.stage.about().adapts_to else { continue };
         let Some(own) = variants.remove(node.name) else { continue };
         let mut all = Vec::new();
         for params in own {

@@ -252,13 +252,13 @@ impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "poison-features";
     const ABOUT: About = About {
         named_by: &["attack", "poison_fraction"],
+        adapts_to: Some(("adaptive", "defence")),
         ..About::new(StageRole::FeatureAttack, "find features that corrupt the retrained head")
     };
     const VERSION: u32 = 12;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = false;
     const LISTS: &'static [&'static str] = &["sees", "weight_decays"];
-    const ADAPTS_TO: Option<(&'static str, &'static str)> = Some(("adaptive", "defence"));
     type Params = Params;
     type Inputs = Inputs;
     type Output = PoisonFeatures;

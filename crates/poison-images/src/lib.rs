@@ -175,13 +175,13 @@ impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "poison-images";
     const ABOUT: About = About {
         named_by: &["attack", "poison_fraction"],
+        adapts_to: Some(("adaptive", "defence")),
         ..About::new(StageRole::ImageAttack, "find poisoned images in pixels")
     };
     const VERSION: u32 = 3;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     const LISTS: &'static [&'static str] = &["sees", "weight_decays"];
-    const ADAPTS_TO: Option<(&'static str, &'static str)> = Some(("adaptive", "defence"));
     type Params = Params;
     type Inputs = Inputs;
     type Output = Poisons;

@@ -11,13 +11,16 @@ pub struct About {
     pub named_by: &'static [&'static str],
     /// Numbers of its artifact's summary that are columns of results.
     pub columns: &'static [Column],
+    /// A field, and a node whose parameters it stands for if it is `true`. A plan then makes one variant for each of
+    /// the node's, with these parameters in the field, and its branches have no other variant of the node.
+    pub adapts_to: Option<(&'static str, &'static str)>,
 }
 
 impl About {
     /// Describes a stage without parameters in names and without columns of results.
     #[must_use]
     pub const fn new(role: StageRole, does: &'static str) -> Self {
-        Self { does, role, named_by: &[], columns: &[] }
+        Self { does, role, named_by: &[], columns: &[], adapts_to: None }
     }
 }
 

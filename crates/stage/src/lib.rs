@@ -63,9 +63,6 @@ pub trait Stage: Send + Sync + 'static {
     /// Pairs of a role, and the role that is read in its place if the pipeline has it. What fills the former is then
     /// not checked by [`Stage::accepts`].
     const INSTEAD: &'static [(&'static str, &'static str)] = &[];
-    /// A field, and a node whose parameters it stands for if it is `true`. A plan then makes one variant for each of
-    /// the node's, with these parameters in the field, and its branches have no other variant of the node.
-    const ADAPTS_TO: Option<(&'static str, &'static str)> = None;
     /// Parameters, parsed from the stage's table in the spec.
     type Params: Params;
     /// Artifacts that the stage reads.
@@ -171,8 +168,6 @@ pub trait AnyStage: Send + Sync {
     fn uses_device(&self, params: &Value) -> Result<bool, StageError>;
     /// [`Stage::LISTS`].
     fn lists(&self) -> &'static [&'static str];
-    /// [`Stage::ADAPTS_TO`].
-    fn adapts_to(&self) -> Option<(&'static str, &'static str)>;
     /// [`Stage::INSTEAD`].
     fn instead(&self) -> &'static [(&'static str, &'static str)];
     /// The roles that the stage can read, each with the node of the pipeline that fills it.
@@ -339,9 +334,6 @@ impl<S: Stage> AnyStage for ErasedStage<S> {
     }
     fn lists(&self) -> &'static [&'static str] {
         S::LISTS
-    }
-    fn adapts_to(&self) -> Option<(&'static str, &'static str)> {
-        S::ADAPTS_TO
     }
     fn instead(&self) -> &'static [(&'static str, &'static str)] {
         S::INSTEAD
