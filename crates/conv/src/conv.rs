@@ -1,8 +1,10 @@
 //! A convolution's weights, packed for one direction.
 
 use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
-use crate::kernel::{Accumulate, Epilogue, Matrix, Phase, Run, Tap};
+use crate::kernel::{Accumulate, Epilogue, Job, Matrix, Phase, Run, Tap};
+use crate::winograd::{OUT, Winograd};
 use pulp::Arch;
+use std::sync::OnceLock;
 
 /// The shape of a convolution without its weights: a square kernel, stride 1 or 2, and zero padding.
 ///
@@ -30,6 +32,8 @@ pub struct Conv {
     /// `[output blocks][input blocks][kernel rows][kernel columns]`.
     matrices: Vec<Matrix>,
     phases: Vec<Phase>,
+    /// The same weights for [`crate::winograd`], made when they are first used.
+    winograd: OnceLock<Winograd>,
 }
 
 impl Geometry {
@@ -93,6 +97,7 @@ impl Conv {
             phases: vec![geometry.forwards()],
             bias: bias.chunks(LANES).map(SimdBlock::from_slice).collect(),
             transposed: false,
+            winograd: OnceLock::new(),
             geometry,
         }
     }
@@ -110,6 +115,7 @@ impl Conv {
             phases: geometry.backwards(),
             bias: Vec::new(),
             transposed: true,
+            winograd: OnceLock::new(),
             geometry,
         }
     }
@@ -139,6 +145,14 @@ impl Conv {
         self.apply_on(Arch::new(), x, start, finish, out);
     }
 
+    /// [`Conv::apply`] for several tensors at once, which reads the weights less often.
+    ///
+    /// # Panics
+    /// As [`Conv::apply`].
+    pub fn apply_all(&self, jobs: &mut [Job<'_>]) {
+        self.apply_jobs(Arch::new(), jobs);
+    }
+
     pub(crate) fn apply_on(
         &self,
         arch: Arch,
@@ -147,16 +161,48 @@ impl Conv {
         finish: Epilogue,
         out: &mut BlockedTensor,
     ) {
+        self.apply_jobs(arch, &mut [Job { x, start, finish, out }]);
+    }
+
+    fn apply_jobs(&self, arch: Arch, jobs: &mut [Job<'_>]) {
+        jobs.iter().for_each(|job| self.check(job));
+        let minimal = jobs.iter().all(|job| self.is_minimal(job.x.shape()));
+        if minimal {
+            return self.winograd(arch).apply(arch, &self.bias, jobs);
+        }
+        for job in jobs {
+            self.sum_over_taps(arch, job);
+        }
+    }
+
+    /// Whether images of that shape are convolved by Winograd's algorithm. This must not depend on their number:
+    /// images do not influence each other.
+    fn is_minimal(&self, [_, _, height, width]: [usize; 4]) -> bool {
+        let Geometry { inputs, outputs, kernel, stride, padding } = self.geometry;
+        let filled = 3 * height * width >= 2 * height.next_multiple_of(OUT) * width.next_multiple_of(OUT);
+        (kernel, stride, padding) == (3, 1, 1) && inputs.min(outputs) >= LANES && filled
+    }
+
+    fn winograd(&self, arch: Arch) -> &Winograd {
+        let inputs = if self.transposed { self.geometry.outputs } else { self.geometry.inputs };
+        self.winograd.get_or_init(|| Winograd::new(arch, &self.matrices, inputs.div_ceil(LANES), self.transposed))
+    }
+
+    pub(crate) fn sum_over_taps(&self, arch: Arch, job: &mut Job<'_>) {
+        let Job { x, start, finish, out } = job;
+        for phase in &self.phases {
+            let (matrices, bias) = (&self.matrices, &self.bias);
+            arch.dispatch(Run { x, phase, matrices, bias, start: *start, finish: *finish, out });
+        }
+    }
+
+    fn check(&self, Job { x, start, finish, out }: &Job<'_>) {
         let (narrow, wide) = if self.transposed { (x.shape(), out.shape()) } else { (out.shape(), x.shape()) };
         assert_eq!(wide[1], self.geometry.inputs, "a tensor with other channels");
         assert_eq!(narrow, self.geometry.output(wide), "tensors of different shapes");
         assert!(x.border >= self.border(), "a border of {} is read to {}", x.border, self.border());
         for tensor in [start.tensor(), finish.tensor()].into_iter().flatten() {
             assert_eq!(tensor.shape(), out.shape(), "tensors of different shapes");
-        }
-        for phase in &self.phases {
-            let run = Run { x, phase, matrices: &self.matrices, bias: &self.bias, start, finish, out };
-            arch.dispatch(run);
         }
     }
 }

@@ -37,6 +37,19 @@ impl<'a> Epilogue<'a> {
     }
 }
 
+/// A tensor that a convolution reads, one that it writes, and what happens at the end.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The input.
+    pub x: &'a BlockedTensor,
+    /// What the result is added to.
+    pub start: Accumulate<'a>,
+    /// What is applied to the sum.
+    pub finish: Epilogue<'a>,
+    /// The output.
+    pub out: &'a mut BlockedTensor,
+}
+
 /// Pixels of the tiles at the end of a row, where no wider tile fits.
 const REST: usize = 4;
 

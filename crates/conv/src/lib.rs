@@ -15,6 +15,7 @@ mod kernel;
 mod norm;
 mod pool;
 mod weights;
+mod winograd;
 
 #[cfg(test)]
 mod tests;
@@ -22,5 +23,5 @@ mod tests;
 pub use blocked_tensor::BlockedTensor;
 pub use conv::{Conv, Geometry};
 pub use depthwise::Depthwise;
-pub use kernel::{Accumulate, Epilogue};
+pub use kernel::{Accumulate, Epilogue, Job};
 pub use norm::Moments;

@@ -1,0 +1,453 @@
+//! 3x3 convolutions of stride 1 by Winograd's minimal filtering, F(4x4, 3x3).
+//!
+//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016). A tile of 4x4 outputs is
+//! `A^T [sum over channels (G g G^T) * (B^T d B)] A`, where `d` are the 6x6 inputs of the tile, `g` the weights, and `*`
+//! the product of elements: 36 multiplications for each pair of channels, where the sum over taps takes 144.
+//!
+//! - The points of the interpolation are 0, ±5/8, ±3/2 and infinity. All constants of both transforms of images are
+//!   exact in f32, and the error is half that of the usual 0, ±1, ±2: twice that of the sum over taps.
+//! - Tiles are transformed in batches that stay in the second-level cache. For each of the 36 elements, a product of
+//!   matrices follows, `[tiles, inputs] x [inputs, outputs]`, with its sums in registers.
+//! - The sum for an output does not depend on the batch that its tile is in.
+
+use std::cell::RefCell;
+
+use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
+use crate::kernel::{Accumulate, Epilogue, Job, Matrix, vectors};
+use pulp::{Arch, Simd, WithSimd};
+
+/// Side of a tile of outputs, in pixels.
+pub(crate) const OUT: usize = 4;
+/// Side of the inputs of a tile, in pixels.
+pub(crate) const IN: usize = 6;
+/// Elements of a transformed tile, column by column.
+pub(crate) const ELEMENTS: usize = IN * IN;
+/// Memory of the transformed inputs of a batch, in pixels of 16 channels: half of a second-level cache of 1 MiB.
+const BATCH: usize = 8192;
+/// Tiles of the smallest product. Batches are filled up to a multiple of it.
+const FEW: usize = 4;
+
+/// The interpolation's points are 0, ±P, ±Q and infinity.
+const P: f64 = 0.625;
+const Q: f64 = 1.5;
+const P2: f64 = P * P;
+const Q2: f64 = Q * Q;
+
+/// A border's or an absent pixel.
+static ZERO: SimdBlock = SimdBlock([0.0; LANES]);
+
+/// The transformed weights of a convolution: `[output blocks][elements][input blocks]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Winograd {
+    weights: Vec<Matrix>,
+}
+
+/// Where a tile is: the number of its tensor, image, row and column, the latter two in tiles.
+pub(crate) type Tile = [usize; 4];
+
+/// The rows of `G`, which are the powers of a point over the product of its distances to all others.
+fn weight_row(element: usize) -> [f64; 3] {
+    let (point, scale) = match element {
+        0 => (0.0, 1.0 / (P2 * Q2)),
+        1 => (P, 0.5 / (P2 * (P2 - Q2))),
+        2 => (-P, 0.5 / (P2 * (P2 - Q2))),
+        3 => (Q, 0.5 / (Q2 * (Q2 - P2))),
+        4 => (-Q, 0.5 / (Q2 * (Q2 - P2))),
+        _ => return [0.0, 0.0, 1.0],
+    };
+    [scale, scale * point, scale * point * point]
+}
+
+/// The coefficients of `G g G^T` for each element and tap.
+pub(crate) fn weight_transform() -> [[f64; 9]; ELEMENTS] {
+    std::array::from_fn(|element| {
+        let (vertical, horizontal) = (weight_row(element % IN), weight_row(element / IN));
+        std::array::from_fn(|tap| vertical[tap / 3] * horizontal[tap % 3])
+    })
+}
+
+impl Winograd {
+    /// Transforms the weights `[output blocks][input blocks][9 taps]` of a convolution. `turned` turns each kernel by
+    /// 180 degrees, as the vector-Jacobian product needs it.
+    pub(crate) fn new(arch: Arch, matrices: &[Matrix], inputs: usize, turned: bool) -> Self {
+        let mut weights = vec![[SimdBlock::default(); LANES]; matrices.len() / 9 * ELEMENTS];
+        let coefficients = weight_transform();
+        arch.dispatch(|| {
+            for (pair, taps) in matrices.chunks_exact(9).enumerate() {
+                let (output, input) = (pair / inputs, pair % inputs);
+                for (element, coefficients) in coefficients.iter().enumerate() {
+                    let to = &mut weights[(output * ELEMENTS + element) * inputs + input];
+                    for (row, to) in to.iter_mut().enumerate() {
+                        let mut sum = [0.0; LANES];
+                        for (tap, coefficient) in coefficients.iter().enumerate() {
+                            let from = &taps[if turned { 8 - tap } else { tap }][row];
+                            for (sum, weight) in sum.iter_mut().zip(from.0) {
+                                *sum += coefficient * f64::from(weight);
+                            }
+                        }
+                        to.0 = sum.map(|sum| sum as f32);
+                    }
+                }
+            }
+        });
+        Self { weights }
+    }
+
+    /// Writes `finish(start + bias + conv(x))` to the outputs of all jobs, whose tensors have the same channels.
+    pub(crate) fn apply(&self, arch: Arch, bias: &[SimdBlock], jobs: &mut [Job<'_>]) {
+        let tiles = tiles(jobs.iter().map(|job| job.out.shape()));
+        let Some(first) = jobs.first() else { return };
+        let (inputs, outputs, channels) = (first.x.blocks(), first.out.blocks(), first.x.channels);
+        let together = batch(inputs);
+        SCRATCH.with_borrow_mut(|scratch| {
+            for tiles in tiles.chunks(together) {
+                let pass = Pass { weights: &self.weights, bias, inputs, outputs, channels, tiles, jobs, scratch };
+                arch.dispatch(pass);
+            }
+        });
+    }
+}
+
+/// All tiles of outputs of the given shapes.
+pub(crate) fn tiles(shapes: impl Iterator<Item = [usize; 4]>) -> Vec<Tile> {
+    let of = |(tensor, [images, _, height, width]): (usize, [usize; 4])| {
+        let (rows, columns) = (height.div_ceil(OUT), width.div_ceil(OUT));
+        let at = move |i: usize| [tensor, i / (rows * columns), i / columns % rows, i % columns];
+        (0..images * rows * columns).map(at)
+    };
+    shapes.enumerate().flat_map(of).collect()
+}
+
+/// Tiles of a batch.
+fn batch(inputs: usize) -> usize {
+    (BATCH / (ELEMENTS * inputs) / 16 * 16).clamp(16, 64)
+}
+
+/// Transformed tiles, kept from call to call: fresh memory costs more than a transform.
+#[derive(Default)]
+struct Scratch {
+    /// `[elements][tiles][input blocks]`.
+    inputs: Vec<SimdBlock>,
+    /// `[elements][tiles][output blocks of a pass]`.
+    outputs: Vec<SimdBlock>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Distance between two elements of a transformed batch. An odd number of cache lines: the elements of a tile would
+/// otherwise share a few sets of the cache.
+fn stride(tiles: usize, blocks: usize) -> usize {
+    (tiles.next_multiple_of(FEW) * blocks) | 1
+}
+
+fn grow(memory: &mut Vec<SimdBlock>, length: usize) {
+    if memory.len() < length {
+        memory.resize(length, SimdBlock::default());
+    }
+}
+
+/// A batch of tiles on its way through the transforms and the products.
+struct Pass<'a, 'j> {
+    weights: &'a [Matrix],
+    bias: &'a [SimdBlock],
+    /// Blocks.
+    inputs: usize,
+    outputs: usize,
+    /// Input channels.
+    channels: usize,
+    tiles: &'a [Tile],
+    jobs: &'a mut [Job<'j>],
+    scratch: &'a mut Scratch,
+}
+
+impl WithSimd for Pass<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // As for the sum over taps: the tiles of a product with two output blocks and with one, how many blocks there
+        // are at most, and the vectors per block.
+        match S::F32_LANES {
+            16 => self.run::<S, 8, 16, 2, 1>(simd),
+            8 => self.run::<S, 4, 4, 1, 2>(simd),
+            4 => self.run::<S, 4, 4, 1, 4>(simd),
+            2 => self.run::<S, 1, 1, 1, 8>(simd),
+            _ => self.run::<S, 1, 1, 1, 16>(simd),
+        }
+    }
+}
+
+impl Pass<'_, '_> {
+    #[inline(always)]
+    fn run<S: Simd, const WIDE: usize, const NARROW: usize, const B: usize, const V: usize>(mut self, simd: S) {
+        let (tiles, inputs) = (self.tiles.len(), self.inputs);
+        grow(&mut self.scratch.inputs, ELEMENTS * stride(tiles, inputs));
+        grow(&mut self.scratch.outputs, ELEMENTS * stride(tiles, B));
+        for (i, tile) in self.tiles.iter().enumerate() {
+            let to = &mut self.scratch.inputs[i * inputs..];
+            transform_input::<S, V>(simd, self.jobs[tile[0]].x, *tile, to, stride(tiles, inputs));
+        }
+        let mut block = 0;
+        while block < self.outputs {
+            if block + B <= self.outputs {
+                self.products::<S, WIDE, B, V>(simd, block);
+                self.finish::<S, B, V>(simd, block);
+                block += B;
+            } else {
+                self.products::<S, NARROW, 1, V>(simd, block);
+                self.finish::<S, 1, V>(simd, block);
+                block += 1;
+            }
+        }
+    }
+
+    /// The products of all elements for `B` output blocks.
+    #[inline(always)]
+    fn products<S: Simd, const T: usize, const B: usize, const V: usize>(&mut self, simd: S, block: usize) {
+        let (inputs, tiles) = (self.inputs, self.tiles.len());
+        let strides = [stride(tiles, inputs), stride(tiles, B)];
+        let Scratch { inputs: x, outputs: out } = &mut *self.scratch;
+        for element in 0..ELEMENTS {
+            let mut weights: [&[Matrix]; B] = [&[]; B];
+            for (b, weights) in weights.iter_mut().enumerate() {
+                *weights = &self.weights[((block + b) * ELEMENTS + element) * inputs..][..inputs];
+            }
+            let product = Product { weights, channels: self.channels };
+            let (x, out) = (&x[element * strides[0]..], &mut out[element * strides[1]..]);
+            let mut tile = 0;
+            while tile + T <= tiles {
+                product.tiles::<S, T, V>(simd, &x[tile * inputs..], &mut out[tile * B..]);
+                tile += T;
+            }
+            while tile < tiles {
+                product.tiles::<S, FEW, V>(simd, &x[tile * inputs..], &mut out[tile * B..]);
+                tile += FEW;
+            }
+        }
+    }
+
+    /// Transforms the sums of `B` output blocks and writes the outputs.
+    #[inline(always)]
+    fn finish<S: Simd, const B: usize, const V: usize>(&mut self, simd: S, block: usize) {
+        let stride = stride(self.tiles.len(), B);
+        for (i, tile) in self.tiles.iter().enumerate() {
+            let job = &mut self.jobs[tile[0]];
+            for b in 0..B {
+                let bias = self.bias.get(block + b).unwrap_or(&ZERO);
+                let from = &self.scratch.outputs[i * B + b..];
+                for v in 0..V {
+                    let sums = transform_sums::<S>(simd, from, stride, v, S::as_simd_f32s(&bias.0).0[v]);
+                    job.write::<S>(simd, *tile, block + b, v, &sums);
+                }
+            }
+        }
+    }
+}
+
+/// The weights of one element, from all input blocks to `B` output blocks.
+struct Product<'a, const B: usize> {
+    weights: [&'a [Matrix]; B],
+    channels: usize,
+}
+
+impl<const B: usize> Product<'_, B> {
+    /// Writes the products of `T` tiles `x` (`[tiles][input blocks]`) to `out` (`[tiles][B]`).
+    #[inline(always)]
+    fn tiles<S: Simd, const T: usize, const V: usize>(&self, simd: S, x: &[SimdBlock], out: &mut [SimdBlock]) {
+        let inputs = self.weights[0].len();
+        let x = &x[..T * inputs];
+        let mut sums = [[[simd.splat_f32s(0.0); V]; B]; T];
+        for input in 0..inputs {
+            let mut pixels = [&ZERO; T];
+            for (t, pixel) in pixels.iter_mut().enumerate() {
+                *pixel = &x[t * inputs + input];
+            }
+            let mut matrices = [&[SimdBlock([0.0; LANES]); LANES]; B];
+            for (matrix, weights) in matrices.iter_mut().zip(self.weights) {
+                *matrix = &weights[input];
+            }
+            for channel in 0..(self.channels - input * LANES).min(LANES) {
+                let mut rows = [[simd.splat_f32s(0.0); V]; B];
+                for (row, matrix) in rows.iter_mut().zip(matrices) {
+                    *row = vectors::<S, V>(simd, &matrix[channel]);
+                }
+                for (sums, pixel) in sums.iter_mut().zip(pixels) {
+                    let value = simd.splat_f32s(pixel.0[channel]);
+                    for (sums, row) in sums.iter_mut().zip(rows) {
+                        for (sum, weight) in sums.iter_mut().zip(row) {
+                            *sum = simd.mul_add_e_f32s(value, weight, *sum);
+                        }
+                    }
+                }
+            }
+        }
+        // The compiler keeps an array in registers only if it is indexed by constants alone, hence the copy.
+        let sums = sums;
+        for (sums, out) in sums.iter().zip(out.chunks_exact_mut(B)) {
+            for (sums, out) in sums.iter().zip(out) {
+                let (to, _) = S::as_mut_simd_f32s(&mut out.0);
+                for (to, sum) in to.iter_mut().zip(sums) {
+                    *to = *sum;
+                }
+            }
+        }
+    }
+}
+
+impl Job<'_> {
+    /// Finishes the sums of a tile in vector `v` of a block, and writes those that are inside of the image.
+    #[inline(always)]
+    fn write<S: Simd>(
+        &mut self,
+        simd: S,
+        [_, image, row, column]: Tile,
+        block: usize,
+        v: usize,
+        sums: &[[S::f32s; OUT]; OUT],
+    ) {
+        let (height, width) = (self.out.height, self.out.width);
+        let columns = (width - column * OUT).min(OUT);
+        for (y, sums) in (row * OUT..height).zip(sums) {
+            let line = |tensor: &BlockedTensor| tensor.row(image, block, y) + column * OUT;
+            let start = match self.start {
+                Accumulate::Add(tensor) => Some(&tensor.values[line(tensor)..][..columns]),
+                _ => None,
+            };
+            let mask = self.finish.tensor().map(|mask| &mask.values[line(mask)..][..columns]);
+            let at = line(self.out);
+            let out = &mut self.out.values[at..][..columns];
+            for (i, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
+                let to = &mut S::as_mut_simd_f32s(&mut out.0).0[v];
+                let vector = |tensor: &[SimdBlock]| S::as_simd_f32s(&tensor[i].0).0[v];
+                let mut sum = *sum;
+                match (start, self.start) {
+                    (Some(start), _) => sum = simd.add_f32s(sum, vector(start)),
+                    (None, Accumulate::Result) => sum = simd.add_f32s(sum, *to),
+                    _ => {}
+                }
+                let zero = simd.splat_f32s(0.0);
+                *to = match (mask, self.finish) {
+                    (Some(mask), _) => simd.select_f32s(simd.less_than_f32s(zero, vector(mask)), sum, zero),
+                    // Comparing in this order passes a NaN on.
+                    (None, Epilogue::Relu) => simd.max_f32s(zero, sum),
+                    _ => sum,
+                };
+            }
+        }
+    }
+}
+
+/// Writes `B^T d B` for all blocks of the inputs `d` of a tile to `to[element * stride + block]`.
+#[inline(always)]
+pub(crate) fn transform_input<S: Simd, const V: usize>(
+    simd: S,
+    x: &BlockedTensor,
+    [_, image, row, column]: Tile,
+    to: &mut [SimdBlock],
+    stride: usize,
+) {
+    for block in 0..x.blocks() {
+        let (top, left) = (row * OUT + x.border - 1, column * OUT + x.border - 1);
+        let corner = x.plane(image, block) + top * x.pitch() + left;
+        let edge;
+        let (pixels, pitch) = if top + IN <= x.height + 2 * x.border && left + IN <= x.pitch() {
+            (&x.values[corner..][..(IN - 1) * x.pitch() + IN], x.pitch())
+        } else {
+            edge = edge_tile(x, corner, [x.height + 2 * x.border - top, x.pitch() - left]);
+            (&edge[..], IN)
+        };
+        for v in 0..V {
+            let mut half = [[simd.splat_f32s(0.0); IN]; IN];
+            for (row, half) in half.iter_mut().enumerate() {
+                let pixels = &pixels[row * pitch..][..IN];
+                let mut line = [simd.splat_f32s(0.0); IN];
+                for (value, pixel) in line.iter_mut().zip(pixels) {
+                    *value = S::as_simd_f32s(&pixel.0).0[v];
+                }
+                *half = input_line(simd, line);
+            }
+            let mut slots = to[block..].iter_mut().step_by(stride);
+            for x in 0..IN {
+                for value in input_line(simd, nth(&half, x)) {
+                    if let Some(slot) = slots.next() {
+                        S::as_mut_simd_f32s(&mut slot.0).0[v] = value;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The inputs of a tile at the edge of an image, from `corner` on, of which only some rows and columns are stored.
+#[inline(never)]
+fn edge_tile(x: &BlockedTensor, corner: usize, [rows, columns]: [usize; 2]) -> [SimdBlock; ELEMENTS] {
+    let mut tile = [ZERO; ELEMENTS];
+    for row in 0..IN.min(rows) {
+        let columns = IN.min(columns);
+        tile[row * IN..][..columns].copy_from_slice(&x.values[corner + row * x.pitch()..][..columns]);
+    }
+    tile
+}
+
+/// `A^T m A`, plus `bias`, for vector `v` of the element-wise products `m[element * stride]`.
+#[inline(always)]
+fn transform_sums<S: Simd>(simd: S, m: &[SimdBlock], stride: usize, v: usize, bias: S::f32s) -> [[S::f32s; OUT]; OUT] {
+    let mut half = [[simd.splat_f32s(0.0); OUT]; IN];
+    let mut elements = m.iter().step_by(stride);
+    for half in &mut half {
+        let mut line = [simd.splat_f32s(0.0); IN];
+        for value in &mut line {
+            if let Some(element) = elements.next() {
+                *value = S::as_simd_f32s(&element.0).0[v];
+            }
+        }
+        *half = output_line(simd, line);
+    }
+    let mut outputs = [[bias; OUT]; OUT];
+    for (y, outputs) in outputs.iter_mut().enumerate() {
+        for (output, sum) in outputs.iter_mut().zip(output_line(simd, nth(&half, y))) {
+            *output = simd.add_f32s(*output, sum);
+        }
+    }
+    outputs
+}
+
+/// Column `x` of six lines.
+#[inline(always)]
+fn nth<T: Copy, const N: usize>(lines: &[[T; N]; IN], x: usize) -> [T; IN] {
+    [lines[0][x], lines[1][x], lines[2][x], lines[3][x], lines[4][x], lines[5][x]]
+}
+
+/// `B^T` times a line of inputs.
+#[inline(always)]
+fn input_line<S: Simd>(simd: S, d: [S::f32s; IN]) -> [S::f32s; IN] {
+    let of = |factor: f64, x: S::f32s, plus: S::f32s| simd.mul_add_e_f32s(simd.splat_f32s(factor as f32), x, plus);
+    let times = |factor: f64, x: S::f32s| simd.mul_f32s(simd.splat_f32s(factor as f32), x);
+    let (even_p, odd_p) = (of(-Q2, d[2], d[4]), times(P, of(-Q2, d[1], d[3])));
+    let (even_q, odd_q) = (of(-P2, d[2], d[4]), times(Q, of(-P2, d[1], d[3])));
+    [
+        of(P2 * Q2, d[0], of(-(P2 + Q2), d[2], d[4])),
+        simd.add_f32s(even_p, odd_p),
+        simd.sub_f32s(even_p, odd_p),
+        simd.add_f32s(even_q, odd_q),
+        simd.sub_f32s(even_q, odd_q),
+        of(P2 * Q2, d[1], of(-(P2 + Q2), d[3], d[5])),
+    ]
+}
+
+/// `A^T` times a line of sums.
+#[inline(always)]
+fn output_line<S: Simd>(simd: S, m: [S::f32s; IN]) -> [S::f32s; OUT] {
+    let of = |factor: f64, x: S::f32s, plus: S::f32s| simd.mul_add_e_f32s(simd.splat_f32s(factor as f32), x, plus);
+    let times = |factor: f64, x: S::f32s| simd.mul_f32s(simd.splat_f32s(factor as f32), x);
+    let (even_p, odd_p) = (simd.add_f32s(m[1], m[2]), simd.sub_f32s(m[1], m[2]));
+    let (even_q, odd_q) = (simd.add_f32s(m[3], m[4]), simd.sub_f32s(m[3], m[4]));
+    [
+        simd.add_f32s(m[0], simd.add_f32s(even_p, even_q)),
+        of(P, odd_p, times(Q, odd_q)),
+        of(P2, even_p, times(Q2, even_q)),
+        of(P * P2, odd_p, of(Q * Q2, odd_q, m[5])),
+    ]
+}
