@@ -20,11 +20,13 @@ use pulp::{Arch, Simd, WithSimd};
 pub(crate) const OUT: usize = 4;
 /// Side of the inputs of a tile, in pixels.
 pub(crate) const IN: usize = 6;
-/// Elements of a transformed tile, column by column.
-pub(crate) const ELEMENTS: usize = IN * IN;
+/// Elements of a transformed tile.
+const ELEMENTS: usize = IN * IN;
 /// Memory of the transformed inputs of a batch, in pixels of 16 channels: half of a second-level cache of 1 MiB.
 const BATCH: usize = 8192;
-/// Tiles of the smallest product. Batches are filled up to a multiple of it.
+/// Tiles that are stored side by side, so that a product reads them at constant distances.
+const GROUP: usize = 8;
+/// Tiles of the product at the end of a batch.
 const FEW: usize = 4;
 
 /// The interpolation's points are 0, ±P, ±Q and infinity.
@@ -34,13 +36,16 @@ const P2: f64 = P * P;
 const Q2: f64 = Q * Q;
 
 /// A border's or an absent pixel.
-static ZERO: SimdBlock = SimdBlock([0.0; LANES]);
+const ZERO: SimdBlock = SimdBlock([0.0; LANES]);
 
 /// The transformed weights of a convolution: `[output blocks][elements][input blocks]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Winograd {
     weights: Vec<Matrix>,
 }
+
+/// One block of channels of transformed tiles: for each element, column by column, all tiles of a group.
+pub(crate) type Group = [[SimdBlock; GROUP]; ELEMENTS];
 
 /// Where a tile is: the number of its tensor, image, row and column, the latter two in tiles.
 pub(crate) type Tile = [usize; 4];
@@ -120,32 +125,28 @@ pub(crate) fn tiles(shapes: impl Iterator<Item = [usize; 4]>) -> Vec<Tile> {
 
 /// Tiles of a batch.
 fn batch(inputs: usize) -> usize {
-    (BATCH / (ELEMENTS * inputs) / 16 * 16).clamp(16, 64)
+    (BATCH / (ELEMENTS * inputs) / 16 * 16).clamp(16, 32)
 }
 
 /// Transformed tiles, kept from call to call: fresh memory costs more than a transform.
 #[derive(Default)]
 struct Scratch {
-    /// `[elements][tiles][input blocks]`.
-    inputs: Vec<SimdBlock>,
-    /// `[elements][tiles][output blocks of a pass]`.
-    outputs: Vec<SimdBlock>,
+    /// `[groups][input blocks]`.
+    inputs: Vec<Group>,
+    /// `[groups][output blocks of a pass]`.
+    outputs: Vec<Group>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Distance between two elements of a transformed batch. An odd number of cache lines: the elements of a tile would
-/// otherwise share a few sets of the cache.
-fn stride(tiles: usize, blocks: usize) -> usize {
-    (tiles.next_multiple_of(FEW) * blocks) | 1
-}
-
-fn grow(memory: &mut Vec<SimdBlock>, length: usize) {
-    if memory.len() < length {
-        memory.resize(length, SimdBlock::default());
+/// Memory of `count` groups.
+fn grown(memory: &mut Vec<Group>, count: usize) -> &mut [Group] {
+    if memory.len() < count {
+        memory.resize(count, [[ZERO; GROUP]; ELEMENTS]);
     }
+    &mut memory[..count]
 }
 
 /// A batch of tiles on its way through the transforms and the products.
@@ -182,12 +183,15 @@ impl WithSimd for Pass<'_, '_> {
 impl Pass<'_, '_> {
     #[inline(always)]
     fn run<S: Simd, const WIDE: usize, const NARROW: usize, const B: usize, const V: usize>(mut self, simd: S) {
-        let (tiles, inputs) = (self.tiles.len(), self.inputs);
-        grow(&mut self.scratch.inputs, ELEMENTS * stride(tiles, inputs));
-        grow(&mut self.scratch.outputs, ELEMENTS * stride(tiles, B));
-        for (i, tile) in self.tiles.iter().enumerate() {
-            let to = &mut self.scratch.inputs[i * inputs..];
-            transform_input::<S, V>(simd, self.jobs[tile[0]].x, *tile, to, stride(tiles, inputs));
+        let groups = self.tiles.len().div_ceil(GROUP);
+        grown(&mut self.scratch.outputs, groups * B);
+        let inputs = grown(&mut self.scratch.inputs, groups * self.inputs);
+        for (tiles, inputs) in self.tiles.chunks(GROUP).zip(inputs.chunks_exact_mut(self.inputs)) {
+            for (i, tile) in tiles.iter().enumerate() {
+                for (block, to) in inputs.iter_mut().enumerate() {
+                    transform_input::<S, V>(simd, self.jobs[tile[0]].x, *tile, block, (to, i));
+                }
+            }
         }
         let mut block = 0;
         while block < self.outputs {
@@ -207,23 +211,26 @@ impl Pass<'_, '_> {
     #[inline(always)]
     fn products<S: Simd, const T: usize, const B: usize, const V: usize>(&mut self, simd: S, block: usize) {
         let (inputs, tiles) = (self.inputs, self.tiles.len());
-        let strides = [stride(tiles, inputs), stride(tiles, B)];
         let Scratch { inputs: x, outputs: out } = &mut *self.scratch;
         for element in 0..ELEMENTS {
             let mut weights: [&[Matrix]; B] = [&[]; B];
             for (b, weights) in weights.iter_mut().enumerate() {
                 *weights = &self.weights[((block + b) * ELEMENTS + element) * inputs..][..inputs];
             }
-            let product = Product { weights, channels: self.channels };
-            let (x, out) = (&x[element * strides[0]..], &mut out[element * strides[1]..]);
+            let product = Product { weights, channels: self.channels, element };
             let mut tile = 0;
-            while tile + T <= tiles {
-                product.tiles::<S, T, V>(simd, &x[tile * inputs..], &mut out[tile * B..]);
-                tile += T;
-            }
             while tile < tiles {
-                product.tiles::<S, FEW, V>(simd, &x[tile * inputs..], &mut out[tile * B..]);
-                tile += FEW;
+                let (x, out) = (&x[tile / GROUP * inputs..], &mut out[tile / GROUP * B..]);
+                if T > FEW && tile + FEW >= tiles {
+                    product.tiles::<S, FEW, V>(simd, x, out, tile % GROUP);
+                    tile += FEW;
+                } else if T > GROUP && tile + GROUP >= tiles {
+                    product.tiles::<S, GROUP, V>(simd, x, out, tile % GROUP);
+                    tile += GROUP;
+                } else {
+                    product.tiles::<S, T, V>(simd, x, out, tile % GROUP);
+                    tile += T;
+                }
             }
         }
     }
@@ -231,15 +238,13 @@ impl Pass<'_, '_> {
     /// Transforms the sums of `B` output blocks and writes the outputs.
     #[inline(always)]
     fn finish<S: Simd, const B: usize, const V: usize>(&mut self, simd: S, block: usize) {
-        let stride = stride(self.tiles.len(), B);
-        for (i, tile) in self.tiles.iter().enumerate() {
-            let job = &mut self.jobs[tile[0]];
-            for b in 0..B {
-                let bias = self.bias.get(block + b).unwrap_or(&ZERO);
-                let from = &self.scratch.outputs[i * B + b..];
-                for v in 0..V {
-                    let sums = transform_sums::<S>(simd, from, stride, v, S::as_simd_f32s(&bias.0).0[v]);
-                    job.write::<S>(simd, *tile, block + b, v, &sums);
+        for (tiles, sums) in self.tiles.chunks(GROUP).zip(self.scratch.outputs.chunks_exact(B)) {
+            for (i, tile) in tiles.iter().enumerate() {
+                let job = &mut self.jobs[tile[0]];
+                for (b, sums) in sums.iter().enumerate() {
+                    let bias = self.bias.get(block + b).unwrap_or(&ZERO);
+                    let outputs = transform_sums::<S, V>(simd, (sums, i), bias);
+                    job.write::<S, V>(simd, *tile, block + b, &outputs);
                 }
             }
         }
@@ -249,20 +254,29 @@ impl Pass<'_, '_> {
 /// The weights of one element, from all input blocks to `B` output blocks.
 struct Product<'a, const B: usize> {
     weights: [&'a [Matrix]; B],
+    /// Input channels.
     channels: usize,
+    element: usize,
 }
 
 impl<const B: usize> Product<'_, B> {
-    /// Writes the products of `T` tiles `x` (`[tiles][input blocks]`) to `out` (`[tiles][B]`).
+    /// Writes the products of `T` tiles in `x` (`[groups][input blocks]`) to `out` (`[groups][B]`). The first one is at
+    /// `first` in its group.
     #[inline(always)]
-    fn tiles<S: Simd, const T: usize, const V: usize>(&self, simd: S, x: &[SimdBlock], out: &mut [SimdBlock]) {
-        let inputs = self.weights[0].len();
-        let x = &x[..T * inputs];
+    fn tiles<S: Simd, const T: usize, const V: usize>(
+        &self,
+        simd: S,
+        x: &[Group],
+        out: &mut [Group],
+        first: usize,
+    ) {
+        let (inputs, groups, each) = (self.weights[0].len(), T.div_ceil(GROUP), T.min(GROUP));
+        let x = &x[..groups * inputs];
         let mut sums = [[[simd.splat_f32s(0.0); V]; B]; T];
         for input in 0..inputs {
-            let mut pixels = [&ZERO; T];
-            for (t, pixel) in pixels.iter_mut().enumerate() {
-                *pixel = &x[t * inputs + input];
+            let mut pixels = [&[][..]; 2];
+            for (group, pixels) in pixels.iter_mut().enumerate().take(groups) {
+                *pixels = &x[group * inputs + input][self.element][first..][..each];
             }
             let mut matrices = [&[SimdBlock([0.0; LANES]); LANES]; B];
             for (matrix, weights) in matrices.iter_mut().zip(self.weights) {
@@ -273,8 +287,8 @@ impl<const B: usize> Product<'_, B> {
                 for (row, matrix) in rows.iter_mut().zip(matrices) {
                     *row = vectors::<S, V>(simd, &matrix[channel]);
                 }
-                for (sums, pixel) in sums.iter_mut().zip(pixels) {
-                    let value = simd.splat_f32s(pixel.0[channel]);
+                for (t, sums) in sums.iter_mut().enumerate() {
+                    let value = simd.splat_f32s(pixels[t / GROUP][t % GROUP].0[channel]);
                     for (sums, row) in sums.iter_mut().zip(rows) {
                         for (sum, weight) in sums.iter_mut().zip(row) {
                             *sum = simd.mul_add_e_f32s(value, weight, *sum);
@@ -283,101 +297,103 @@ impl<const B: usize> Product<'_, B> {
                 }
             }
         }
-        // The compiler keeps an array in registers only if it is indexed by constants alone, hence the copy.
-        let sums = sums;
-        for (sums, out) in sums.iter().zip(out.chunks_exact_mut(B)) {
-            for (sums, out) in sums.iter().zip(out) {
-                let (to, _) = S::as_mut_simd_f32s(&mut out.0);
-                for (to, sum) in to.iter_mut().zip(sums) {
-                    *to = *sum;
-                }
+        // The compiler keeps an array in registers only if it is indexed by constants alone.
+        let out = &mut out[..groups * B];
+        for b in 0..B {
+            for t in 0..T {
+                let out = &mut out[t / GROUP * B + b][self.element][first..][..each][t % GROUP];
+                S::as_mut_simd_f32s(&mut out.0).0[..V].copy_from_slice(&sums[t][b]);
             }
         }
     }
 }
 
 impl Job<'_> {
-    /// Finishes the sums of a tile in vector `v` of a block, and writes those that are inside of the image.
+    /// Finishes the sums of a tile in one block, and writes those that are inside of the image.
     #[inline(always)]
-    fn write<S: Simd>(
+    fn write<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         [_, image, row, column]: Tile,
         block: usize,
-        v: usize,
-        sums: &[[S::f32s; OUT]; OUT],
+        sums: &[SimdBlock; OUT * OUT],
     ) {
-        let (height, width) = (self.out.height, self.out.width);
-        let columns = (width - column * OUT).min(OUT);
-        for (y, sums) in (row * OUT..height).zip(sums) {
+        let columns = (self.out.width - column * OUT).min(OUT);
+        for (y, sums) in (row * OUT..self.out.height).zip(sums.chunks_exact(OUT)) {
             let line = |tensor: &BlockedTensor| tensor.row(image, block, y) + column * OUT;
-            let start = match self.start {
-                Accumulate::Add(tensor) => Some(&tensor.values[line(tensor)..][..columns]),
-                _ => None,
-            };
+            let start = self.start.tensor().map(|start| &start.values[line(start)..][..columns]);
             let mask = self.finish.tensor().map(|mask| &mask.values[line(mask)..][..columns]);
             let at = line(self.out);
             let out = &mut self.out.values[at..][..columns];
             for (i, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
-                let to = &mut S::as_mut_simd_f32s(&mut out.0).0[v];
-                let vector = |tensor: &[SimdBlock]| S::as_simd_f32s(&tensor[i].0).0[v];
-                let mut sum = *sum;
-                match (start, self.start) {
-                    (Some(start), _) => sum = simd.add_f32s(sum, vector(start)),
-                    (None, Accumulate::Result) => sum = simd.add_f32s(sum, *to),
-                    _ => {}
-                }
-                let zero = simd.splat_f32s(0.0);
-                *to = match (mask, self.finish) {
-                    (Some(mask), _) => simd.select_f32s(simd.less_than_f32s(zero, vector(mask)), sum, zero),
-                    // Comparing in this order passes a NaN on.
-                    (None, Epilogue::Relu) => simd.max_f32s(zero, sum),
-                    _ => sum,
+                let mut sum = vectors::<S, V>(simd, sum);
+                let start = match (start, self.start) {
+                    (Some(start), _) => Some(vectors::<S, V>(simd, &start[i])),
+                    (None, Accumulate::Result) => Some(vectors::<S, V>(simd, out)),
+                    _ => None,
                 };
+                let mask = mask.map(|mask| vectors::<S, V>(simd, &mask[i]));
+                let zero = simd.splat_f32s(0.0);
+                for v in 0..V {
+                    if let Some(start) = start {
+                        sum[v] = simd.add_f32s(sum[v], start[v]);
+                    }
+                    S::as_mut_simd_f32s(&mut out.0).0[v] = match (mask, self.finish) {
+                        (Some(mask), _) => simd.select_f32s(simd.less_than_f32s(zero, mask[v]), sum[v], zero),
+                        // Comparing in this order passes a NaN on.
+                        (None, Epilogue::Relu) => simd.max_f32s(zero, sum[v]),
+                        _ => sum[v],
+                    };
+                }
             }
         }
     }
 }
 
-/// Writes `B^T d B` for all blocks of the inputs `d` of a tile to `to[element * stride + block]`.
+/// Writes `B^T d B` for the inputs `d` of a tile in one block to `to`, as tile `at` of the group.
 #[inline(always)]
 pub(crate) fn transform_input<S: Simd, const V: usize>(
     simd: S,
     x: &BlockedTensor,
     [_, image, row, column]: Tile,
-    to: &mut [SimdBlock],
-    stride: usize,
+    block: usize,
+    (to, at): (&mut Group, usize),
 ) {
-    for block in 0..x.blocks() {
-        let (top, left) = (row * OUT + x.border - 1, column * OUT + x.border - 1);
-        let corner = x.plane(image, block) + top * x.pitch() + left;
-        let edge;
-        let (pixels, pitch) = if top + IN <= x.height + 2 * x.border && left + IN <= x.pitch() {
-            (&x.values[corner..][..(IN - 1) * x.pitch() + IN], x.pitch())
-        } else {
-            edge = edge_tile(x, corner, [x.height + 2 * x.border - top, x.pitch() - left]);
-            (&edge[..], IN)
-        };
-        for v in 0..V {
-            let mut half = [[simd.splat_f32s(0.0); IN]; IN];
-            for (row, half) in half.iter_mut().enumerate() {
-                let pixels = &pixels[row * pitch..][..IN];
-                let mut line = [simd.splat_f32s(0.0); IN];
-                for (value, pixel) in line.iter_mut().zip(pixels) {
-                    *value = S::as_simd_f32s(&pixel.0).0[v];
-                }
-                *half = input_line(simd, line);
+    let (top, left) = (row * OUT + x.border - 1, column * OUT + x.border - 1);
+    let corner = x.plane(image, block) + top * x.pitch() + left;
+    let edge;
+    let (pixels, pitch) = if top + IN <= x.height + 2 * x.border && left + IN <= x.pitch() {
+        (&x.values[corner..][..(IN - 1) * x.pitch() + IN], x.pitch())
+    } else {
+        edge = edge_tile(x, corner, [x.height + 2 * x.border - top, x.pitch() - left]);
+        (&edge[..], IN)
+    };
+    let mut half = [ZERO; ELEMENTS];
+    for v in 0..V {
+        for (row, half) in half.chunks_exact_mut(IN).enumerate() {
+            let line = input_line(simd, line::<S, IN>(simd, &pixels[row * pitch..], 1, v));
+            for i in 0..IN {
+                S::as_mut_simd_f32s(&mut half[i].0).0[v] = line[i];
             }
-            let mut slots = to[block..].iter_mut().step_by(stride);
-            for x in 0..IN {
-                for value in input_line(simd, nth(&half, x)) {
-                    if let Some(slot) = slots.next() {
-                        S::as_mut_simd_f32s(&mut slot.0).0[v] = value;
-                    }
-                }
+        }
+        for x in 0..IN {
+            let line = input_line(simd, line::<S, IN>(simd, &half[x..], IN, v));
+            for i in 0..IN {
+                S::as_mut_simd_f32s(&mut to[x * IN + i][at].0).0[v] = line[i];
             }
         }
     }
+}
+
+/// Vector `v` of `N` blocks at a distance of `step` blocks.
+#[inline(always)]
+fn line<S: Simd, const N: usize>(simd: S, blocks: &[SimdBlock], step: usize, v: usize) -> [S::f32s; N] {
+    let blocks = &blocks[..(N - 1) * step + 1];
+    let mut line = [simd.splat_f32s(0.0); N];
+    for i in 0..N {
+        line[i] = S::as_simd_f32s(&blocks[i * step].0).0[v];
+    }
+    line
 }
 
 /// The inputs of a tile at the edge of an image, from `corner` on, of which only some rows and columns are stored.
@@ -391,33 +407,30 @@ fn edge_tile(x: &BlockedTensor, corner: usize, [rows, columns]: [usize; 2]) -> [
     tile
 }
 
-/// `A^T m A`, plus `bias`, for vector `v` of the element-wise products `m[element * stride]`.
+/// `A^T m A` for tile `at` of the element-wise products `m`, plus `bias`.
 #[inline(always)]
-fn transform_sums<S: Simd>(simd: S, m: &[SimdBlock], stride: usize, v: usize, bias: S::f32s) -> [[S::f32s; OUT]; OUT] {
-    let mut half = [[simd.splat_f32s(0.0); OUT]; IN];
-    let mut elements = m.iter().step_by(stride);
-    for half in &mut half {
-        let mut line = [simd.splat_f32s(0.0); IN];
-        for value in &mut line {
-            if let Some(element) = elements.next() {
-                *value = S::as_simd_f32s(&element.0).0[v];
+fn transform_sums<S: Simd, const V: usize>(
+    simd: S,
+    (m, at): (&Group, usize),
+    bias: &SimdBlock,
+) -> [SimdBlock; OUT * OUT] {
+    let (mut half, mut outputs) = ([ZERO; IN * OUT], [ZERO; OUT * OUT]);
+    for v in 0..V {
+        for x in 0..IN {
+            let line = output_line(simd, line::<S, IN>(simd, &m.as_flattened()[x * IN * GROUP + at..], GROUP, v));
+            for i in 0..OUT {
+                S::as_mut_simd_f32s(&mut half[x * OUT + i].0).0[v] = line[i];
             }
         }
-        *half = output_line(simd, line);
-    }
-    let mut outputs = [[bias; OUT]; OUT];
-    for (y, outputs) in outputs.iter_mut().enumerate() {
-        for (output, sum) in outputs.iter_mut().zip(output_line(simd, nth(&half, y))) {
-            *output = simd.add_f32s(*output, sum);
+        let bias = S::as_simd_f32s(&bias.0).0[v];
+        for y in 0..OUT {
+            let line = output_line(simd, line::<S, IN>(simd, &half[y..], OUT, v));
+            for x in 0..OUT {
+                S::as_mut_simd_f32s(&mut outputs[y * OUT + x].0).0[v] = simd.add_f32s(bias, line[x]);
+            }
         }
     }
     outputs
-}
-
-/// Column `x` of six lines.
-#[inline(always)]
-fn nth<T: Copy, const N: usize>(lines: &[[T; N]; IN], x: usize) -> [T; IN] {
-    [lines[0][x], lines[1][x], lines[2][x], lines[3][x], lines[4][x], lines[5][x]]
 }
 
 /// `B^T` times a line of inputs.
