@@ -56,6 +56,14 @@ impl Geometry {
         assert!((1..=2).contains(&stride) && padding < kernel, "kernel {kernel}, stride {stride}, padding {padding}");
     }
 
+    /// Whether images of that shape are convolved by Winograd's algorithm. This must not depend on their number:
+    /// images do not influence each other.
+    pub(crate) fn is_minimal(&self, [_, _, height, width]: [usize; 4]) -> bool {
+        let Self { inputs, outputs, kernel, stride, padding } = *self;
+        let filled = 3 * height * width >= 2 * height.next_multiple_of(OUT) * width.next_multiple_of(OUT);
+        (kernel, stride, padding) == (3, 1, 1) && inputs.min(outputs) >= LANES && filled
+    }
+
     /// The taps of the forward pass, which needs one phase.
     pub(crate) fn forwards(&self) -> Phase {
         let along = |k: usize| k as isize - self.padding as isize;
@@ -166,21 +174,13 @@ impl Conv {
 
     fn apply_jobs(&self, arch: Arch, jobs: &mut [Job<'_>]) {
         jobs.iter().for_each(|job| self.check(job));
-        let minimal = jobs.iter().all(|job| self.is_minimal(job.x.shape()));
+        let minimal = jobs.iter().all(|job| self.geometry.is_minimal(job.x.shape()));
         if minimal {
             return self.winograd(arch).apply(arch, &self.bias, jobs);
         }
         for job in jobs {
             self.sum_over_taps(arch, job);
         }
-    }
-
-    /// Whether images of that shape are convolved by Winograd's algorithm. This must not depend on their number:
-    /// images do not influence each other.
-    fn is_minimal(&self, [_, _, height, width]: [usize; 4]) -> bool {
-        let Geometry { inputs, outputs, kernel, stride, padding } = self.geometry;
-        let filled = 3 * height * width >= 2 * height.next_multiple_of(OUT) * width.next_multiple_of(OUT);
-        (kernel, stride, padding) == (3, 1, 1) && inputs.min(outputs) >= LANES && filled
     }
 
     fn winograd(&self, arch: Arch) -> &Winograd {

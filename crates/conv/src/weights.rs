@@ -3,6 +3,7 @@
 use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 use crate::conv::Geometry;
 use crate::kernel::{Matrix, Phase, vectors};
+use crate::winograd::gradient;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -10,9 +11,11 @@ use rayon::prelude::*;
 const SPAN: usize = 32;
 /// Output blocks that are computed from the same loaded input.
 const TOGETHER: usize = 2;
+/// Output blocks of a task by Winograd's algorithm, for which inputs are transformed once.
+const TRANSFORMED: usize = 4;
 /// Tasks to split the sum into, provided that there are as many tiles. A constant, so that results do not depend on the
 /// threads.
-const TASKS: usize = 8;
+const TASKS: usize = 64;
 
 impl Geometry {
     /// The gradient with respect to the weights, `[outputs, inputs, kernel, kernel]`. `x` holds the inputs, tile by
@@ -40,6 +43,9 @@ impl Geometry {
         }
         // With few output channels there are few tasks, so tiles are summed in groups; their number does not depend on
         // the threads.
+        if x.iter().all(|x| self.is_minimal(x.shape())) {
+            return self.transformed_gradient(arch, x, grad_output);
+        }
         let groups = TASKS.div_ceil(self.outputs.div_ceil(TOGETHER * LANES));
         let group = x.len().div_ceil(groups).max(1);
         let sums: Vec<Vec<f32>> = x
@@ -55,8 +61,29 @@ impl Geometry {
         all
     }
 
-    /// The sum over one group of tiles, for [`Geometry::weight_gradient`].
-    fn weight_sums(&self, arch: Arch, x: &[BlockedTensor], grad_output: &[BlockedTensor]) -> Vec<f32> {
+    /// [`Geometry::weight_gradient`] by Winograd's algorithm.
+    fn transformed_gradient(&self, arch: Arch, x: &[BlockedTensor], grad_output: &[BlockedTensor]) -> Vec<f32> {
+        let blocks: Vec<usize> = (0..self.outputs.div_ceil(LANES)).collect();
+        let parts: Vec<&[usize]> = blocks.chunks(TRANSFORMED).collect();
+        let groups = gradient::groups(x).min(TASKS.div_ceil(parts.len()));
+        let group = x.len().div_ceil(groups).max(1);
+        let sums: Vec<Vec<_>> = parts
+            .par_iter()
+            .map(|part| {
+                let groups = x.par_chunks(group).zip(grad_output.par_chunks(group));
+                groups.map(|(x, grad_output)| gradient::sums(arch, x, grad_output, part)).collect()
+            })
+            .collect();
+        let mut weights = vec![0.0; self.weights()];
+        weights
+            .par_chunks_mut(TRANSFORMED * LANES * self.inputs * 9)
+            .zip(sums)
+            .for_each(|(weights, sums)| gradient::unpack(arch, sums, self.inputs, weights));
+        weights
+    }
+
+    /// The sum over one group of tiles, tap by tap.
+    pub(crate) fn weight_sums(&self, arch: Arch, x: &[BlockedTensor], grad_output: &[BlockedTensor]) -> Vec<f32> {
         let taps = self.kernel * self.kernel;
         let phase = self.forwards();
         let mut weights = vec![0.0; self.weights()];

@@ -10,33 +10,25 @@
 //!   matrices follows, `[tiles, inputs] x [inputs, outputs]`, with its sums in registers.
 //! - The sum for an output does not depend on the batch that its tile is in.
 
+pub(crate) mod gradient;
+mod transforms;
+
 use std::cell::RefCell;
 
 use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 use crate::kernel::{Accumulate, Epilogue, Job, Matrix, vectors};
 use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+use transforms::{
+    ELEMENTS, GROUP, Group, Tile, ZERO, tiles, transform_input, transform_sums, transform_weights,
+};
 
-/// Side of a tile of outputs, in pixels.
-pub(crate) const OUT: usize = 4;
-/// Side of the inputs of a tile, in pixels.
-pub(crate) const IN: usize = 6;
-/// Elements of a transformed tile.
-const ELEMENTS: usize = IN * IN;
+pub(crate) use transforms::OUT;
+
 /// Memory of the transformed inputs of a batch, in pixels of 16 channels: half of a second-level cache of 1 MiB.
 const BATCH: usize = 8192;
-/// Tiles that are stored side by side, so that a product reads them at constant distances.
-const GROUP: usize = 8;
 /// Tiles of the product at the end of a batch.
 const FEW: usize = 4;
-
-/// The interpolation's points are 0, ±P, ±Q and infinity.
-const P: f64 = 0.625;
-const Q: f64 = 1.5;
-const P2: f64 = P * P;
-const Q2: f64 = Q * Q;
-
-/// A border's or an absent pixel.
-const ZERO: SimdBlock = SimdBlock([0.0; LANES]);
 
 /// The transformed weights of a convolution: `[output blocks][elements][input blocks]`.
 #[derive(Debug, Clone)]
@@ -44,57 +36,13 @@ pub(crate) struct Winograd {
     weights: Vec<Matrix>,
 }
 
-/// One block of channels of transformed tiles: for each element, column by column, all tiles of a group.
-pub(crate) type Group = [[SimdBlock; GROUP]; ELEMENTS];
-
-/// Where a tile is: the number of its tensor, image, row and column, the latter two in tiles.
-pub(crate) type Tile = [usize; 4];
-
-/// The rows of `G`, which are the powers of a point over the product of its distances to all others.
-fn weight_row(element: usize) -> [f64; 3] {
-    let (point, scale) = match element {
-        0 => (0.0, 1.0 / (P2 * Q2)),
-        1 => (P, 0.5 / (P2 * (P2 - Q2))),
-        2 => (-P, 0.5 / (P2 * (P2 - Q2))),
-        3 => (Q, 0.5 / (Q2 * (Q2 - P2))),
-        4 => (-Q, 0.5 / (Q2 * (Q2 - P2))),
-        _ => return [0.0, 0.0, 1.0],
-    };
-    [scale, scale * point, scale * point * point]
-}
-
-/// The coefficients of `G g G^T` for each element and tap.
-pub(crate) fn weight_transform() -> [[f64; 9]; ELEMENTS] {
-    std::array::from_fn(|element| {
-        let (vertical, horizontal) = (weight_row(element % IN), weight_row(element / IN));
-        std::array::from_fn(|tap| vertical[tap / 3] * horizontal[tap % 3])
-    })
-}
-
 impl Winograd {
     /// Transforms the weights `[output blocks][input blocks][9 taps]` of a convolution. `turned` turns each kernel by
     /// 180 degrees, as the vector-Jacobian product needs it.
     pub(crate) fn new(arch: Arch, matrices: &[Matrix], inputs: usize, turned: bool) -> Self {
-        let mut weights = vec![[SimdBlock::default(); LANES]; matrices.len() / 9 * ELEMENTS];
-        let coefficients = weight_transform();
-        arch.dispatch(|| {
-            for (pair, taps) in matrices.chunks_exact(9).enumerate() {
-                let (output, input) = (pair / inputs, pair % inputs);
-                for (element, coefficients) in coefficients.iter().enumerate() {
-                    let to = &mut weights[(output * ELEMENTS + element) * inputs + input];
-                    for (row, to) in to.iter_mut().enumerate() {
-                        let mut sum = [0.0; LANES];
-                        for (tap, coefficient) in coefficients.iter().enumerate() {
-                            let from = &taps[if turned { 8 - tap } else { tap }][row];
-                            for (sum, weight) in sum.iter_mut().zip(from.0) {
-                                *sum += coefficient * f64::from(weight);
-                            }
-                        }
-                        to.0 = sum.map(|sum| sum as f32);
-                    }
-                }
-            }
-        });
+        let mut weights = vec![[ZERO; LANES]; matrices.len() / 9 * ELEMENTS];
+        let outputs = weights.par_chunks_mut(ELEMENTS * inputs).zip(matrices.par_chunks(9 * inputs));
+        outputs.for_each(|(weights, matrices)| arch.dispatch(Packing { weights, matrices, turned }));
         Self { weights }
     }
 
@@ -113,14 +61,31 @@ impl Winograd {
     }
 }
 
-/// All tiles of outputs of the given shapes.
-pub(crate) fn tiles(shapes: impl Iterator<Item = [usize; 4]>) -> Vec<Tile> {
-    let of = |(tensor, [images, _, height, width]): (usize, [usize; 4])| {
-        let (rows, columns) = (height.div_ceil(OUT), width.div_ceil(OUT));
-        let at = move |i: usize| [tensor, i / (rows * columns), i / columns % rows, i % columns];
-        (0..images * rows * columns).map(at)
-    };
-    shapes.enumerate().flat_map(of).collect()
+/// The weights of one output block, before (`[input blocks][9 taps]`) and after their transform.
+struct Packing<'a> {
+    weights: &'a mut [Matrix],
+    matrices: &'a [Matrix],
+    turned: bool,
+}
+
+impl WithSimd for Packing<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let inputs = self.matrices.len() / 9;
+        for (input, taps) in self.matrices.chunks_exact(9).enumerate() {
+            for row in 0..LANES {
+                let mut kernel = [[0.0; LANES]; 9];
+                for (tap, to) in kernel.iter_mut().enumerate() {
+                    *to = taps[if self.turned { 8 - tap } else { tap }][row].0;
+                }
+                for (element, values) in transform_weights(&kernel).into_iter().enumerate() {
+                    self.weights[element * inputs + input][row].0 = values;
+                }
+            }
+        }
+    }
 }
 
 /// Tiles of a batch.
@@ -350,117 +315,3 @@ impl Job<'_> {
     }
 }
 
-/// Writes `B^T d B` for the inputs `d` of a tile in one block to `to`, as tile `at` of the group.
-#[inline(always)]
-pub(crate) fn transform_input<S: Simd, const V: usize>(
-    simd: S,
-    x: &BlockedTensor,
-    [_, image, row, column]: Tile,
-    block: usize,
-    (to, at): (&mut Group, usize),
-) {
-    let (top, left) = (row * OUT + x.border - 1, column * OUT + x.border - 1);
-    let corner = x.plane(image, block) + top * x.pitch() + left;
-    let edge;
-    let (pixels, pitch) = if top + IN <= x.height + 2 * x.border && left + IN <= x.pitch() {
-        (&x.values[corner..][..(IN - 1) * x.pitch() + IN], x.pitch())
-    } else {
-        edge = edge_tile(x, corner, [x.height + 2 * x.border - top, x.pitch() - left]);
-        (&edge[..], IN)
-    };
-    let mut half = [ZERO; ELEMENTS];
-    for v in 0..V {
-        for (row, half) in half.chunks_exact_mut(IN).enumerate() {
-            let line = input_line(simd, line::<S, IN>(simd, &pixels[row * pitch..], 1, v));
-            for i in 0..IN {
-                S::as_mut_simd_f32s(&mut half[i].0).0[v] = line[i];
-            }
-        }
-        for x in 0..IN {
-            let line = input_line(simd, line::<S, IN>(simd, &half[x..], IN, v));
-            for i in 0..IN {
-                S::as_mut_simd_f32s(&mut to[x * IN + i][at].0).0[v] = line[i];
-            }
-        }
-    }
-}
-
-/// Vector `v` of `N` blocks at a distance of `step` blocks.
-#[inline(always)]
-fn line<S: Simd, const N: usize>(simd: S, blocks: &[SimdBlock], step: usize, v: usize) -> [S::f32s; N] {
-    let blocks = &blocks[..(N - 1) * step + 1];
-    let mut line = [simd.splat_f32s(0.0); N];
-    for i in 0..N {
-        line[i] = S::as_simd_f32s(&blocks[i * step].0).0[v];
-    }
-    line
-}
-
-/// The inputs of a tile at the edge of an image, from `corner` on, of which only some rows and columns are stored.
-#[inline(never)]
-fn edge_tile(x: &BlockedTensor, corner: usize, [rows, columns]: [usize; 2]) -> [SimdBlock; ELEMENTS] {
-    let mut tile = [ZERO; ELEMENTS];
-    for row in 0..IN.min(rows) {
-        let columns = IN.min(columns);
-        tile[row * IN..][..columns].copy_from_slice(&x.values[corner + row * x.pitch()..][..columns]);
-    }
-    tile
-}
-
-/// `A^T m A` for tile `at` of the element-wise products `m`, plus `bias`.
-#[inline(always)]
-fn transform_sums<S: Simd, const V: usize>(
-    simd: S,
-    (m, at): (&Group, usize),
-    bias: &SimdBlock,
-) -> [SimdBlock; OUT * OUT] {
-    let (mut half, mut outputs) = ([ZERO; IN * OUT], [ZERO; OUT * OUT]);
-    for v in 0..V {
-        for x in 0..IN {
-            let line = output_line(simd, line::<S, IN>(simd, &m.as_flattened()[x * IN * GROUP + at..], GROUP, v));
-            for i in 0..OUT {
-                S::as_mut_simd_f32s(&mut half[x * OUT + i].0).0[v] = line[i];
-            }
-        }
-        let bias = S::as_simd_f32s(&bias.0).0[v];
-        for y in 0..OUT {
-            let line = output_line(simd, line::<S, IN>(simd, &half[y..], OUT, v));
-            for x in 0..OUT {
-                S::as_mut_simd_f32s(&mut outputs[y * OUT + x].0).0[v] = simd.add_f32s(bias, line[x]);
-            }
-        }
-    }
-    outputs
-}
-
-/// `B^T` times a line of inputs.
-#[inline(always)]
-fn input_line<S: Simd>(simd: S, d: [S::f32s; IN]) -> [S::f32s; IN] {
-    let of = |factor: f64, x: S::f32s, plus: S::f32s| simd.mul_add_e_f32s(simd.splat_f32s(factor as f32), x, plus);
-    let times = |factor: f64, x: S::f32s| simd.mul_f32s(simd.splat_f32s(factor as f32), x);
-    let (even_p, odd_p) = (of(-Q2, d[2], d[4]), times(P, of(-Q2, d[1], d[3])));
-    let (even_q, odd_q) = (of(-P2, d[2], d[4]), times(Q, of(-P2, d[1], d[3])));
-    [
-        of(P2 * Q2, d[0], of(-(P2 + Q2), d[2], d[4])),
-        simd.add_f32s(even_p, odd_p),
-        simd.sub_f32s(even_p, odd_p),
-        simd.add_f32s(even_q, odd_q),
-        simd.sub_f32s(even_q, odd_q),
-        of(P2 * Q2, d[1], of(-(P2 + Q2), d[3], d[5])),
-    ]
-}
-
-/// `A^T` times a line of sums.
-#[inline(always)]
-fn output_line<S: Simd>(simd: S, m: [S::f32s; IN]) -> [S::f32s; OUT] {
-    let of = |factor: f64, x: S::f32s, plus: S::f32s| simd.mul_add_e_f32s(simd.splat_f32s(factor as f32), x, plus);
-    let times = |factor: f64, x: S::f32s| simd.mul_f32s(simd.splat_f32s(factor as f32), x);
-    let (even_p, odd_p) = (simd.add_f32s(m[1], m[2]), simd.sub_f32s(m[1], m[2]));
-    let (even_q, odd_q) = (simd.add_f32s(m[3], m[4]), simd.sub_f32s(m[3], m[4]));
-    [
-        simd.add_f32s(m[0], simd.add_f32s(even_p, even_q)),
-        of(P, odd_p, times(Q, odd_q)),
-        of(P2, even_p, times(Q2, even_q)),
-        of(P * P2, odd_p, of(Q * Q2, odd_q, m[5])),
-    ]
-}
