@@ -7,11 +7,11 @@
 The script prints seconds of one run, with the same number of threads on both sides. Both sides are set up and run once
 before anything is timed. Then they take turns, and a ratio is that of two consecutive runs. PyTorch does the following:
 
-- extraction, image-gradient: It runs the same network after `eval()`, with all images in one batch.
-- *-vit-*, *-convnext-*, *-clip-*: So do these, with the fastest of four ways: eager, with channels last, and compiled
-  by `torch.compile` with two modes.
-- feature-matching: Adam moves all images at once, clamped to [0, 1], with as many passes. Hemlock runs the whole stage.
-- simclr-*: It computes both views, the loss, the gradient, and a step of AdamW. Hemlock augments as well.
+- works with networks: the fastest of six ways, which the table names: eager, and compiled by `torch.compile` with two
+  modes, each with channels first and last.
+- extraction*, image-gradient*: It runs the same network after `eval()`, with all images in one batch.
+- feature-matching*: Adam moves all images at once, clamped to [0, 1], with as many passes. Hemlock runs the whole stage.
+- simclr-*, moco-*: It computes both views, the loss, the gradient, and a step of AdamW. Hemlock augments as well.
 - head: `torch.optim.LBFGS` with its line search runs in double precision until it reaches the same gradient norm.
 - gradient-canceling: Poisons are leaves. The loss is the squared norm of the training gradient, whose graph is kept.
   Gradient descent takes its steps after a second backward pass, until the same residual. The part of the clean samples
@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from networks import ResNet, Simclr, Vit
+from networks import Moco, ResNet, Simclr, Vit
 from serving import Served, given
 from torch.nn import functional as F
 
@@ -78,7 +78,11 @@ def extraction(given, layout=torch.contiguous_format, compiled=same):
 def image_gradient(given, layout=torch.contiguous_format, compiled=same):
     net, images = frozen(given, layout), pixels(given, layout).requires_grad_()
     half_square = compiled(lambda x: net(x).square().sum() / 2)
-    return lambda: torch.autograd.grad(half_square(images), images)
+
+    def run():
+        torch.autograd.grad(half_square(images), images)
+
+    return run
 
 
 def feature_matching(given, layout=torch.contiguous_format, compiled=same):
@@ -98,31 +102,45 @@ def feature_matching(given, layout=torch.contiguous_format, compiled=same):
     return run
 
 
+def ways():
+    """Every way to prepare a work with a network, by its name."""
+    tuned = lambda function: torch.compile(function, mode="max-autotune-no-cudagraphs")
+    layouts = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
+    return {
+        f"{how}, {name}": {"layout": layout, "compiled": compiled}
+        for how, compiled in {"eager": same, "compiled": torch.compile, "max-autotune": tuned}.items()
+        for name, layout in layouts.items()
+    }
+
+
 def fastest(prepare):
-    """Prepares a work as it is, with channels last, and compiled, and takes the way whose third run is the fastest."""
+    """Prepares a work in every way, and takes the one whose best run of three, after two others, is the fastest."""
 
     def prepared(given):
-        last = torch.channels_last
-        compile = lambda function: torch.compile(function, mode="max-autotune-no-cudagraphs")
-        ways = [{}, {"layout": last}, {"compiled": torch.compile}, {"compiled": compile}]
-        runs = [prepare(given, **way) for way in ways]
-        for run in runs:
+        runs = {name: prepare(given, **way) for name, way in ways().items()}
+        timed = {}
+        for name, run in runs.items():
             run(), run()
-        return min(runs, key=seconds)
+            timed[name] = min(seconds(run) for _ in range(3))
+        name = min(timed, key=timed.get)
+        runs[name].way = name
+        return runs[name]
 
     return prepared
 
 
-def simclr(arch):
-    def prepare(given):
-        model, images = Simclr(arch), pixels(given)
-        optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+def pretraining(method):
+    def prepare(given, layout=torch.contiguous_format, compiled=same):
+        model, images = method(given["arch"]).to(memory_format=layout), pixels(given, layout)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 2e-3)
+        loss_of = compiled(model.loss)
 
         def run():
-            loss = model.loss(images, images.flip(3))
+            loss = loss_of(images, images.flip(3))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            model.after_step()
 
         return run
 
@@ -308,12 +326,9 @@ def artifact_read(given):
 
 
 PEERS = {
-    "extraction": extraction,
-    "image-gradient": image_gradient,
-    "feature-matching": feature_matching,
     **{
-        f"{work}-{net}": fastest(prepare)
-        for net in ("vit-small", "vit-base")
+        f"{work}{net}": fastest(prepare)
+        for net in ("", "-resnet18", "-vit-small", "-vit-base")
         for work, prepare in (
             ("extraction", extraction), ("image-gradient", image_gradient), ("feature-matching", feature_matching)
         )
@@ -323,8 +338,11 @@ PEERS = {
         for net in ("convnext-tiny", "clip-resnet50")
         for work, prepare in (("extraction", extraction), ("image-gradient", image_gradient))
     },
-    "simclr-resnet20": simclr("resnet20"),
-    "simclr-resnet18": simclr("resnet18"),
+    **{
+        f"{method}-{net}": fastest(pretraining(model))
+        for net in ("resnet20", "resnet18")
+        for method, model in (("simclr", Simclr), ("moco", Moco))
+    },
     "head": head,
     "head-large": head,
     "gradient-canceling": gradient_canceling(GradientDescent),
@@ -344,11 +362,11 @@ def seconds(run):
 
 
 def rounds(bench, work, count):
-    """Returns the seconds of Hemlock and of PyTorch in every round."""
+    """Returns the seconds of Hemlock and of PyTorch in every round, and PyTorch's way if it has several."""
     with tempfile.TemporaryDirectory() as folder, Served(bench, work) as ours:
         peer = PEERS[work](given(bench, work, Path(folder)))
         ours.seconds(), peer()
-        return [(ours.seconds(), seconds(peer)) for _ in range(count)]
+        return [(ours.seconds(), seconds(peer)) for _ in range(count)], getattr(peer, "way", "")
 
 
 def main():
@@ -367,13 +385,13 @@ def main():
 
     print(f"PyTorch {torch.__version__}, {args.threads} threads, {args.rounds} rounds: median seconds of a run;")
     print("times as fast: PyTorch's seconds over Hemlock's, median, smallest to largest\n")
-    print("| work | Hemlock | PyTorch | times as fast |\n| --- | --- | --- | --- |")
+    print("| work | Hemlock | PyTorch | times as fast | PyTorch's way |\n| --- | --- | --- | --- | --- |")
     for work in args.works or [work for work in PEERS if work not in LONG]:
-        timed = rounds(bench, work, args.rounds)
+        timed, way = rounds(bench, work, args.rounds)
         ours, peer = (statistics.median(side) for side in zip(*timed))
         ratios = sorted(b / a for a, b in timed)
         ratio = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        print(f"| {work} | {ours:.3f} | {peer:.3f} | {ratio} |", flush=True)
+        print(f"| {work} | {ours:.3f} | {peer:.3f} | {ratio} | {way} |", flush=True)
 
 
 if __name__ == "__main__":

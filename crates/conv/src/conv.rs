@@ -2,7 +2,7 @@
 
 use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 use crate::kernel::{Accumulate, Epilogue, Job, Matrix, Phase, Run, Tap};
-use crate::winograd::{OUT, Winograd};
+use crate::winograd::{BATCH, OUT, Winograd};
 use pulp::Arch;
 use std::sync::OnceLock;
 
@@ -151,6 +151,13 @@ impl Conv {
     /// If the shapes do not fit, or if the border of `x` is smaller than [`Conv::border`].
     pub fn apply(&self, x: &BlockedTensor, start: Accumulate, finish: Epilogue, out: &mut BlockedTensor) {
         self.apply_on(Arch::new(), x, start, finish, out);
+    }
+
+    /// How many tensors of that shape [`Conv::apply_all`] should be given at once: enough to read the weights seldom.
+    #[must_use]
+    pub fn together(&self, shape @ [images, _, height, width]: [usize; 4]) -> usize {
+        let tiles = images * height.div_ceil(OUT) * width.div_ceil(OUT);
+        if self.geometry.is_minimal(shape) { BATCH.div_ceil(tiles.max(1)) } else { 1 }
     }
 
     /// [`Conv::apply`] for several tensors at once, which reads the weights less often.

@@ -19,14 +19,14 @@ use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 use crate::kernel::{Accumulate, Epilogue, Job, Matrix, vectors};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
-use transforms::{
-    ELEMENTS, GROUP, Group, Tile, ZERO, tiles, transform_input, transform_sums, transform_weights,
-};
+use transforms::{ELEMENTS, GROUP, Group, Tile, ZERO, tiles, transform_input, transform_sums, transform_weights};
 
 pub(crate) use transforms::OUT;
 
+/// Most tiles of a batch.
+pub(crate) const BATCH: usize = 32;
 /// Memory of the transformed inputs of a batch, in pixels of 16 channels: half of a second-level cache of 1 MiB.
-const BATCH: usize = 8192;
+const MEMORY: usize = 8192;
 /// Tiles of the product at the end of a batch.
 const FEW: usize = 4;
 
@@ -90,7 +90,7 @@ impl WithSimd for Packing<'_> {
 
 /// Tiles of a batch.
 fn batch(inputs: usize) -> usize {
-    (BATCH / (ELEMENTS * inputs) / 16 * 16).clamp(16, 32)
+    (MEMORY / (ELEMENTS * inputs) / 16 * 16).clamp(16, BATCH)
 }
 
 /// Transformed tiles, kept from call to call: fresh memory costs more than a transform.
@@ -228,13 +228,7 @@ impl<const B: usize> Product<'_, B> {
     /// Writes the products of `T` tiles in `x` (`[groups][input blocks]`) to `out` (`[groups][B]`). The first one is at
     /// `first` in its group.
     #[inline(always)]
-    fn tiles<S: Simd, const T: usize, const V: usize>(
-        &self,
-        simd: S,
-        x: &[Group],
-        out: &mut [Group],
-        first: usize,
-    ) {
+    fn tiles<S: Simd, const T: usize, const V: usize>(&self, simd: S, x: &[Group], out: &mut [Group], first: usize) {
         let (inputs, groups, each) = (self.weights[0].len(), T.div_ceil(GROUP), T.min(GROUP));
         let x = &x[..groups * inputs];
         let mut sums = [[[simd.splat_f32s(0.0); V]; B]; T];
@@ -314,4 +308,3 @@ impl Job<'_> {
         }
     }
 }
-

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, Tensor, TensorData};
-use hemlock_conv::{Accumulate, BlockedTensor, Conv, Epilogue, Geometry};
+use hemlock_conv::{Accumulate, BlockedTensor, Conv, Epilogue, Geometry, Job};
 
 use crate::clip_resnet::AttentionPool;
 use crate::convnext::{self, frozen::FrozenConvNext};
@@ -14,8 +14,12 @@ use crate::resnet::Folded;
 use crate::travel::{down, up};
 use crate::vit::frozen::{FrozenVit, Pass};
 
-/// Images that go through the layers together: few enough for their activations to stay in the cache.
+/// Images of one tape: few enough for their activations to stay in the cache.
 const TOGETHER: usize = 4;
+/// Tapes that go through the last layers together, so that these read their weights, which fill no cache, less often.
+const TAPES: usize = 8;
+/// Weights of a convolution that do not stay in the cache beside the images.
+const LARGE: usize = 100_000;
 
 /// A frozen network of any family, for images of one size.
 #[derive(Debug, Clone)]
@@ -152,6 +156,18 @@ pub(crate) struct Tape {
     read: Vec<(Tensor<4>, Tensor<2>)>,
 }
 
+/// A backward pass: the tape, and gradients with respect to its outputs.
+struct Backward<'a> {
+    tape: &'a mut Tape,
+    gradients: Vec<BlockedTensor>,
+}
+
+/// Consecutive blocks, which some tapes pass together before others.
+struct Segment<'a> {
+    tapes: usize,
+    blocks: Vec<(&'a FoldedBlock, usize)>,
+}
+
 impl FoldedNetwork {
     pub(crate) fn new(folded: &Folded, device: &Device) -> Self {
         let blocks = folded.blocks.iter().map(|block| FoldedBlock {
@@ -177,21 +193,23 @@ impl FoldedNetwork {
     /// Features `[n, d]` of normalised images `[n, 3, height, width]`.
     pub(crate) fn features(&self, images: &[f32], size: [usize; 2]) -> Vec<f32> {
         let mut features = Vec::new();
-        self.visit(images, size, |mut tape, _| {
-            features.extend(self.read(&mut tape));
-            self.keep(tape);
+        self.visit(images, size, |tapes, _| {
+            for mut tape in tapes {
+                features.extend(self.read(&mut tape));
+                self.keep(tape);
+            }
         });
         features
     }
 
     /// Features `[n, d]`, and the tapes for [`backward`](Self::backward).
     pub(crate) fn forward_cached(&self, images: &[f32], size: [usize; 2]) -> (Vec<f32>, Vec<Tape>) {
-        let (mut features, mut tapes) = (Vec::new(), Vec::new());
-        self.visit(images, size, |mut tape, _| {
-            features.extend(self.read(&mut tape));
-            tapes.push(tape);
+        let (mut features, mut all) = (Vec::new(), Vec::new());
+        self.visit(images, size, |mut tapes, _| {
+            features.extend(tapes.iter_mut().flat_map(|tape| self.read(tape)));
+            all.extend(tapes);
         });
-        (features, tapes)
+        (features, all)
     }
 
     /// Memory of the tape of one image, in bytes.
@@ -201,29 +219,31 @@ impl FoldedNetwork {
     }
 
     /// The gradient with respect to the normalised images, given the gradient `[n, d]` with respect to the features.
-    pub(crate) fn backward(&self, tapes: Vec<Tape>, grad_features: &[f32]) -> Vec<f32> {
+    pub(crate) fn backward(&self, mut tapes: Vec<Tape>, grad_features: &[f32]) -> Vec<f32> {
         let n: usize = tapes.iter().map(|tape| tape.image.shape()[0]).sum();
         let d = grad_features.len() / n.max(1);
         let (mut grad_pixels, mut row) = (Vec::new(), 0);
-        for mut tape in tapes {
-            let images = tape.image.shape()[0];
-            self.backward_tile(&mut tape, &grad_features[row * d..(row + images) * d], &mut grad_pixels);
+        for tapes in tapes.chunks_mut(TAPES) {
+            let images: usize = tapes.iter().map(|tape| tape.image.shape()[0]).sum();
+            self.backward_tapes(tapes, &grad_features[row * d..(row + images) * d], &mut grad_pixels);
             row += images;
-            self.keep(tape);
         }
+        tapes.into_iter().for_each(|tape| self.keep(tape));
         grad_pixels
     }
 
     /// The output of the last block for normalised images `[n, 3, height, width]`, and its shape `[n, c, h, w]`.
     pub(crate) fn activations(&self, images: &[f32], size: [usize; 2]) -> (Vec<f32>, [usize; 4]) {
         let (mut activations, mut shape) = (Vec::new(), [0; 4]);
-        self.visit(images, size, |tape, row| {
-            let Some(last) = tape.outputs.last() else { return };
-            let [n, c, h, w] = last.shape();
-            shape = [row + n, c, h, w];
-            activations.resize(shape.iter().product(), 0.0);
-            last.store(&mut activations[row * c * h * w..]);
-            self.keep(tape);
+        self.visit(images, size, |tapes, _| {
+            for tape in tapes {
+                let Some(last) = tape.outputs.last() else { return };
+                let ([n, c, h, w], from) = (last.shape(), activations.len());
+                shape = [shape[0] + n, c, h, w];
+                activations.resize(shape.iter().product(), 0.0);
+                last.store(&mut activations[from..]);
+                self.keep(tape);
+            }
         });
         (activations, shape)
     }
@@ -238,23 +258,26 @@ impl FoldedNetwork {
         mut derivative: impl FnMut(usize, &[f32]) -> Vec<f32>,
     ) -> Vec<f32> {
         let mut grad_pixels = Vec::with_capacity(images.len());
-        self.visit(images, size, |mut tape, row| {
-            let grad_features = derivative(row, &self.read(&mut tape));
-            self.backward_tile(&mut tape, &grad_features, &mut grad_pixels);
-            self.keep(tape);
+        self.visit(images, size, |mut tapes, row| {
+            let features: Vec<f32> = tapes.iter_mut().flat_map(|tape| self.read(tape)).collect();
+            self.backward_tapes(&mut tapes, &derivative(row, &features), &mut grad_pixels);
+            tapes.into_iter().for_each(|tape| self.keep(tape));
         });
         grad_pixels
     }
 
-    /// Passes all images forward, a few at a time, and calls `done` with each tape and the number of its first image.
-    fn visit(&self, images: &[f32], [height, width]: [usize; 2], mut done: impl FnMut(Tape, usize)) {
+    /// Passes all images forward, and calls `done` with some tapes and the number of their first image.
+    fn visit(&self, images: &[f32], [height, width]: [usize; 2], mut done: impl FnMut(Vec<Tape>, usize)) {
         let one = 3 * height * width;
-        for (i, images) in images.chunks(TOGETHER * one).enumerate() {
-            let shape = [images.len() / one, 3, height, width];
-            let mut tape = self.tape(shape);
-            tape.image.load(images);
-            self.forward(&mut tape);
-            done(tape, i * TOGETHER);
+        for (i, images) in images.chunks(TAPES * TOGETHER * one).enumerate() {
+            let mut tapes: Vec<Tape> = Vec::new();
+            for images in images.chunks(TOGETHER * one) {
+                let mut tape = self.tape([images.len() / one, 3, height, width]);
+                tape.image.load(images);
+                tapes.push(tape);
+            }
+            self.forward(&mut tapes);
+            done(tapes, i * TAPES * TOGETHER);
         }
     }
 
@@ -338,54 +361,89 @@ impl FoldedNetwork {
         shapes
     }
 
-    fn forward(&self, tape: &mut Tape) {
-        let Tape { image, outputs, .. } = tape;
+    fn forward(&self, tapes: &mut [Tape]) {
+        tapes.iter_mut().for_each(|tape| self.forward_stem(tape));
+        for segment in self.segments() {
+            for tapes in tapes.chunks_mut(segment.tapes) {
+                for (block, at) in &segment.blocks {
+                    block.forward(tapes, *at);
+                }
+            }
+        }
+    }
+
+    fn forward_stem(&self, Tape { image, outputs, .. }: &mut Tape) {
         for (i, layer) in self.stem.iter().enumerate() {
             let (before, after) = outputs.split_at_mut(i);
             layer.forward.apply(before.last().unwrap_or(image), Accumulate::Zero, Epilogue::Relu, &mut after[0]);
         }
-        let mut at = self.stem.len() - 1;
         if self.pools {
-            let (x, y) = outputs[at..].split_at_mut(1);
+            let (x, y) = outputs[self.stem.len() - 1..].split_at_mut(1);
             x[0].max_pool(&mut y[0]);
-            at += 1;
-        }
-        for block in &self.blocks {
-            let (x, outputs) = outputs[at..].split_at_mut(1);
-            block.forward(&x[0], &mut outputs[..block.path.len()]);
-            at += block.path.len();
         }
     }
 
-    /// Appends the gradient with respect to the images to `grad_pixels`. It is computed in the memory of `tape.image`.
-    fn backward_tile(&self, tape: &mut Tape, grad_features: &[f32], grad_pixels: &mut Vec<f32>) {
-        // Gradients with respect to the outputs of the convolutions, before their ReLU.
-        let mut derivatives = self.derivatives(&tape.outputs);
-        let mut at = tape.outputs.len() - 1;
-        self.read_backward(tape, grad_features, &mut derivatives[at]);
-        let Tape { image, outputs, .. } = tape;
-        for block in self.blocks.iter().rev() {
-            let length = block.path.len();
-            at -= length;
-            let (grad_x, grad_outputs) = derivatives[at..].split_at_mut(1);
-            block.backward(&outputs[at], &outputs[at + 1..][..length], &mut grad_x[0], &mut grad_outputs[..length]);
+    /// The blocks in groups of those that as many tapes should pass together, each with the position of its input
+    /// among the outputs of a tape.
+    fn segments(&self) -> Vec<Segment<'_>> {
+        let mut segments: Vec<Segment> = Vec::new();
+        let mut at = self.stem.len() + usize::from(self.pools) - 1;
+        for block in &self.blocks {
+            let tapes = if block.weights() > LARGE { TAPES } else { 1 };
+            match segments.last_mut().filter(|segment| segment.tapes == tapes) {
+                Some(segment) => segment.blocks.push((block, at)),
+                None => segments.push(Segment { tapes, blocks: vec![(block, at)] }),
+            }
+            at += block.path.len();
         }
+        segments
+    }
+
+    /// Appends the gradient with respect to the images to `grad_pixels`. It is computed in the memory of their images.
+    fn backward_tapes(&self, tapes: &mut [Tape], grad_features: &[f32], grad_pixels: &mut Vec<f32>) {
+        // Gradients with respect to the outputs of the convolutions, before their ReLU.
+        let mut passes: Vec<Backward> = Vec::with_capacity(tapes.len());
+        let images: usize = tapes.iter().map(|tape| tape.image.shape()[0]).sum();
+        let (d, mut row) = (grad_features.len() / images.max(1), 0);
+        for tape in tapes {
+            let mut gradients = self.derivatives(&tape.outputs);
+            let n = tape.image.shape()[0];
+            if let Some(last) = gradients.last_mut() {
+                self.read_backward(tape, &grad_features[row * d..(row + n) * d], last);
+            }
+            row += n;
+            passes.push(Backward { tape, gradients });
+        }
+        for segment in self.segments().iter().rev() {
+            for passes in passes.chunks_mut(segment.tapes) {
+                for (block, at) in segment.blocks.iter().rev() {
+                    block.backward(passes, *at);
+                }
+            }
+        }
+        for mut pass in passes {
+            self.backward_stem(&mut pass);
+            let image = &pass.tape.image;
+            let from = grad_pixels.len();
+            grad_pixels.resize(from + image.shape().iter().product::<usize>(), 0.0);
+            image.store(&mut grad_pixels[from..]);
+            locked(&self.derivatives).push(pass.gradients);
+        }
+    }
+
+    fn backward_stem(&self, Backward { tape: Tape { image, outputs, .. }, gradients }: &mut Backward<'_>) {
         if self.pools {
-            at -= 1;
-            let (grad_x, grad_y) = derivatives[at..].split_at_mut(1);
+            let at = self.stem.len() - 1;
+            let (grad_x, grad_y) = gradients[at..].split_at_mut(1);
             outputs[at].max_pool_derivative(&grad_y[0], &mut grad_x[0]);
         }
         for (i, layer) in self.stem.iter().enumerate().rev() {
-            let (before, after) = derivatives.split_at_mut(i);
+            let (before, after) = gradients.split_at_mut(i);
             match before.last_mut() {
                 Some(x) => layer.backward.apply(&after[0], Accumulate::Zero, Epilogue::Mask(&outputs[i - 1]), x),
                 None => layer.backward.apply(&after[0], Accumulate::Zero, Epilogue::Keep, image),
             }
         }
-        locked(&self.derivatives).push(derivatives);
-        let from = grad_pixels.len();
-        grad_pixels.resize(from + image.shape().iter().product::<usize>(), 0.0);
-        image.store(&mut grad_pixels[from..]);
     }
 
     /// Tensors with the shapes of `outputs`, with arbitrary values.
@@ -406,47 +464,62 @@ fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl FoldedBlock {
-    /// Writes the outputs of the path's convolutions, after their ReLU, for the input `x`.
-    fn forward(&self, x: &BlockedTensor, outputs: &mut [BlockedTensor]) {
-        let ([inner @ .., last], [outputs @ .., y]) = (&self.path[..], outputs) else { return };
-        for (i, layer) in inner.iter().enumerate() {
-            let (before, after) = outputs.split_at_mut(i);
-            layer.forward.apply(before.last().unwrap_or(x), Accumulate::Zero, Epilogue::Relu, &mut after[0]);
-        }
-        let start = match &self.shortcut {
-            None => Accumulate::Add(x),
-            Some(layer) => {
-                layer.forward.apply(x, Accumulate::Zero, Epilogue::Keep, y);
-                Accumulate::Result
-            }
-        };
-        last.forward.apply(outputs.last().unwrap_or(x), start, Epilogue::Relu, y);
+    /// Number of weights of its largest convolution.
+    fn weights(&self) -> usize {
+        self.path.iter().map(|layer| layer.forward.geometry().weights()).max().unwrap_or(0)
     }
 
-    /// The backward pass of a block: given the gradient with respect to its output, the last element of `grad_outputs`,
-    /// writes the gradients with respect to the inner outputs and to `x`, all before their ReLU.
-    fn backward(
-        &self,
-        x: &BlockedTensor,
-        outputs: &[BlockedTensor],
-        grad_x: &mut BlockedTensor,
-        grad_outputs: &mut [BlockedTensor],
-    ) {
-        let [first, others @ ..] = &self.path[..] else { return };
-        for (i, layer) in others.iter().enumerate().rev() {
-            let (before, after) = grad_outputs.split_at_mut(i + 1);
-            layer.backward.apply(&after[0], Accumulate::Zero, Epilogue::Mask(&outputs[i]), &mut before[i]);
-        }
-        let grad_y = &grad_outputs[others.len()];
-        let start = match &self.shortcut {
-            None => Accumulate::Add(grad_y),
-            Some(layer) => {
-                layer.backward.apply(grad_y, Accumulate::Zero, Epilogue::Keep, grad_x);
-                Accumulate::Result
+    /// Writes the outputs of the path's convolutions, after their ReLU, for the input at `at`.
+    fn forward(&self, tapes: &mut [Tape], at: usize) {
+        let last = self.path.len() - 1;
+        for (i, layer) in self.path.iter().enumerate() {
+            if let Some(shortcut) = self.shortcut.as_ref().filter(|_| i == last) {
+                shortcut.forward.apply_all(&mut jobs(tapes, |tape| {
+                    let (before, after) = tape.outputs.split_at_mut(at + last + 1);
+                    Job { x: &before[at], start: Accumulate::Zero, finish: Epilogue::Keep, out: &mut after[0] }
+                }));
             }
-        };
-        first.backward.apply(&grad_outputs[0], start, Epilogue::Mask(x), grad_x);
+            layer.forward.apply_all(&mut jobs(tapes, |tape| {
+                let (before, after) = tape.outputs.split_at_mut(at + i + 1);
+                let start = self.start(i == last, &before[at]);
+                Job { x: &before[at + i], start, finish: Epilogue::Relu, out: &mut after[0] }
+            }));
+        }
     }
+
+    /// The backward pass of a block whose input is at `at`: given the gradient with respect to its output, writes the
+    /// gradients with respect to the inner outputs and to its input, all before their ReLU.
+    fn backward(&self, passes: &mut [Backward<'_>], at: usize) {
+        let length = self.path.len();
+        for (i, layer) in self.path.iter().enumerate().rev() {
+            if let Some(shortcut) = self.shortcut.as_ref().filter(|_| i == 0) {
+                shortcut.backward.apply_all(&mut jobs(passes, |pass| {
+                    let (before, after) = pass.gradients.split_at_mut(at + 1);
+                    let (x, out) = (&after[length - 1], &mut before[at]);
+                    Job { x, start: Accumulate::Zero, finish: Epilogue::Keep, out }
+                }));
+            }
+            layer.backward.apply_all(&mut jobs(passes, |pass| {
+                let (before, after) = pass.gradients.split_at_mut(at + i + 1);
+                let start = self.start(i == 0, &after[length - 1 - i]);
+                let finish = Epilogue::Mask(&pass.tape.outputs[at + i]);
+                Job { x: &after[0], start, finish, out: &mut before[at + i] }
+            }));
+        }
+    }
+
+    /// What a convolution's result is added to: where the shortcut `joins`, what passed it.
+    fn start<'a>(&self, joins: bool, identity: &'a BlockedTensor) -> Accumulate<'a> {
+        match (joins, &self.shortcut) {
+            (false, _) => Accumulate::Zero,
+            (true, None) => Accumulate::Add(identity),
+            (true, Some(_)) => Accumulate::Result,
+        }
+    }
+}
+
+fn jobs<'a, T>(items: &'a mut [T], job: impl Fn(&'a mut T) -> Job<'a>) -> Vec<Job<'a>> {
+    items.iter_mut().map(job).collect()
 }
 
 /// The shape of the output of [`BlockedTensor::max_pool`].

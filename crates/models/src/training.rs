@@ -21,7 +21,7 @@ use burn::backend::{Autodiff, Flex};
 use burn::nn::BatchNorm;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, Tensor, TensorData};
-use hemlock_conv::{Accumulate, BlockedTensor, Conv, Epilogue, Geometry, Moments};
+use hemlock_conv::{Accumulate, BlockedTensor, Conv, Epilogue, Geometry, Job, Moments};
 use rayon::prelude::*;
 
 use batch::Batch;
@@ -222,14 +222,7 @@ impl Layer {
         // The border is that which the transposed convolution needs: in the backward pass, the gradient overwrites this
         // output.
         let mut raw = x.pool.batch(self.geometry.output(x.shape), self.geometry.padding);
-        let moments: Vec<Moments> = raw
-            .par_iter_mut()
-            .zip(x.par_iter())
-            .map(|(raw, x)| {
-                conv.apply(x, Accumulate::Zero, Epilogue::Keep, raw);
-                Moments::new(raw)
-            })
-            .collect();
+        let moments = apply_then(&conv, x, |_| Accumulate::Zero, |_| Epilogue::Keep, &mut raw, Moments::new);
         let moments = Moments::merge(&moments);
         let inverse_deviation = moments.variance().map(|variance| 1.0 / (variance + self.epsilon).sqrt()).collect();
         ConvOutput { raw, moments, inverse_deviation }
@@ -509,14 +502,36 @@ impl BlockLayers {
 /// Applies a convolution to all tiles.
 fn apply<'a>(
     conv: &Conv,
-    x: &Batch,
+    x: &'a Batch,
     start: impl Fn(usize) -> Accumulate<'a> + Sync,
     finish: impl Fn(usize) -> Epilogue<'a> + Sync,
     out: &mut Batch,
 ) {
-    out.par_iter_mut().zip(x.par_iter()).enumerate().for_each(|(i, (out, x))| {
-        conv.apply(x, start(i), finish(i), out);
-    });
+    apply_then(conv, x, start, finish, out, |_| ());
+}
+
+/// Applies a convolution to all tiles, and returns what `then` makes of each output while it is in the cache.
+fn apply_then<'a, T: Send>(
+    conv: &Conv,
+    x: &'a Batch,
+    start: impl Fn(usize) -> Accumulate<'a> + Sync,
+    finish: impl Fn(usize) -> Epilogue<'a> + Sync,
+    out: &mut Batch,
+    then: impl Fn(&BlockedTensor) -> T + Sync,
+) -> Vec<T> {
+    let together = conv.together(x.tile_shape());
+    let chunks = out.par_chunks_mut(together).zip(x.par_chunks(together)).enumerate();
+    let made: Vec<Vec<T>> = chunks
+        .map(|(chunk, (out, x))| {
+            let job = |(i, (out, x))| {
+                let tile = chunk * together + i;
+                Job { x, start: start(tile), finish: finish(tile), out }
+            };
+            conv.apply_all(&mut out.iter_mut().zip(x).enumerate().map(job).collect::<Vec<_>>());
+            out.iter().map(&then).collect()
+        })
+        .collect();
+    made.into_iter().flatten().collect()
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {

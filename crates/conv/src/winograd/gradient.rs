@@ -44,7 +44,9 @@ pub(crate) fn unpack(arch: Arch, groups: Vec<Vec<Sums>>, inputs: usize, weights:
     let mut groups = groups.into_iter();
     let Some(mut sums) = groups.next() else { return };
     for group in groups {
-        for (sum, value) in sums.as_flattened_mut().as_flattened_mut().iter_mut().zip(group.as_flattened().as_flattened()) {
+        for (sum, value) in
+            sums.as_flattened_mut().as_flattened_mut().iter_mut().zip(group.as_flattened().as_flattened())
+        {
             for (sum, value) in sum.0.iter_mut().zip(value.0) {
                 *sum += value;
             }
