@@ -4,6 +4,7 @@ use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 use crate::kernel::{Accumulate, Epilogue, Job, Matrix, Phase, Run, Tap};
 use crate::winograd::{BATCH, OUT, Winograd};
 use pulp::Arch;
+use rayon::prelude::*;
 use std::sync::OnceLock;
 
 /// The shape of a convolution without its weights: a square kernel, stride 1 or 2, and zero padding.
@@ -220,21 +221,23 @@ fn matrices(
     geometry: &Geometry,
     weights: &[f32],
     [columns, rows]: [usize; 2],
-    at: impl Fn(usize, usize) -> [usize; 2],
+    at: impl Fn(usize, usize) -> [usize; 2] + Sync,
 ) -> Vec<Matrix> {
     geometry.check();
     assert_eq!(weights.len(), geometry.weights(), "weights of another shape");
     let (taps, blocks) = (geometry.kernel * geometry.kernel, rows.div_ceil(LANES));
     let mut matrices = vec![[SimdBlock::default(); LANES]; columns.div_ceil(LANES) * blocks * taps];
-    for column in 0..columns {
-        for row in 0..rows {
-            let [output, input] = at(column, row);
-            let from = &weights[(output * geometry.inputs + input) * taps..][..taps];
-            let to = &mut matrices[((column / LANES) * blocks + row / LANES) * taps..][..taps];
-            for (to, from) in to.iter_mut().zip(from) {
-                to[row % LANES].0[column % LANES] = *from;
+    matrices.par_chunks_mut(blocks * taps).enumerate().for_each(|(block, matrices)| {
+        for column in block * LANES..columns.min((block + 1) * LANES) {
+            for row in 0..rows {
+                let [output, input] = at(column, row);
+                let from = &weights[(output * geometry.inputs + input) * taps..][..taps];
+                let to = &mut matrices[row / LANES * taps..][..taps];
+                for (to, from) in to.iter_mut().zip(from) {
+                    to[row % LANES].0[column % LANES] = *from;
+                }
             }
         }
-    }
+    });
     matrices
 }

@@ -25,3 +25,4 @@ pub use conv::{Conv, Geometry};
 pub use depthwise::Depthwise;
 pub use kernel::{Accumulate, Epilogue, Job};
 pub use norm::Moments;
+pub use weights::PartialGradient;

@@ -3,7 +3,7 @@
 use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 use crate::conv::Geometry;
 use crate::kernel::{Matrix, Phase, vectors};
-use crate::winograd::gradient;
+use crate::winograd::gradient::{self, Sums};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -16,6 +16,18 @@ const TRANSFORMED: usize = 4;
 /// Tasks to split the sum into, provided that there are as many tiles. A constant, so that results do not depend on the
 /// threads.
 const TASKS: usize = 64;
+
+/// The gradient with respect to the weights from some tensors.
+#[derive(Debug)]
+pub struct PartialGradient(Partial);
+
+#[derive(Debug)]
+enum Partial {
+    /// `[outputs, inputs, kernel, kernel]`.
+    Taps(Vec<f32>),
+    /// Sums of transformed tiles, for every [`TRANSFORMED`] output blocks.
+    Elements(Vec<Vec<Sums>>),
+}
 
 impl Geometry {
     /// The gradient with respect to the weights, `[outputs, inputs, kernel, kernel]`. `x` holds the inputs, tile by
@@ -36,54 +48,71 @@ impl Geometry {
         grad_output: &[BlockedTensor],
     ) -> Vec<f32> {
         assert_eq!(x.len(), grad_output.len(), "different numbers of tensors");
+        let group = self.gradient_group(x);
+        let groups = x.par_chunks(group).zip(grad_output.par_chunks(group));
+        let partials = groups.map(|(x, grad_output)| self.partial_gradient_on(arch, x, grad_output)).collect();
+        self.merge_on(arch, partials)
+    }
+
+    /// How many of the tensors `x` a [`PartialGradient`] should be made of. It depends on their shapes and number, and
+    /// not on the threads.
+    #[must_use]
+    pub fn gradient_group(&self, x: &[BlockedTensor]) -> usize {
+        // With few output channels there are few tasks, so tiles are summed in groups.
+        let minimal = x.iter().all(|x| self.is_minimal(x.shape()));
+        let together = if minimal { TRANSFORMED } else { TOGETHER };
+        let groups = TASKS.div_ceil(self.outputs.div_ceil(together * LANES));
+        let groups = if minimal { groups.min(gradient::groups(x)) } else { groups };
+        x.len().div_ceil(groups).max(1)
+    }
+
+    /// What some tensors contribute to [`Geometry::weight_gradient`].
+    ///
+    /// # Panics
+    /// As [`Geometry::weight_gradient`].
+    #[must_use]
+    pub fn partial_gradient(&self, x: &[BlockedTensor], grad_output: &[BlockedTensor]) -> PartialGradient {
+        self.partial_gradient_on(Arch::new(), x, grad_output)
+    }
+
+    fn partial_gradient_on(&self, arch: Arch, x: &[BlockedTensor], grad_output: &[BlockedTensor]) -> PartialGradient {
         for (x, grad_output) in x.iter().zip(grad_output) {
             assert_eq!(x.shape()[1], self.inputs, "a tensor with other channels");
             assert_eq!(grad_output.shape(), self.output(x.shape()), "tensors of different shapes");
             assert!(x.border >= self.padding, "a border of {} is read to {}", x.border, self.padding);
         }
-        // With few output channels there are few tasks, so tiles are summed in groups; their number does not depend on
-        // the threads.
-        if x.iter().all(|x| self.is_minimal(x.shape())) {
-            return self.transformed_gradient(arch, x, grad_output);
+        if !x.iter().all(|x| self.is_minimal(x.shape())) {
+            return PartialGradient(Partial::Taps(self.weight_sums(arch, x, grad_output)));
         }
-        let groups = TASKS.div_ceil(self.outputs.div_ceil(TOGETHER * LANES));
-        let group = x.len().div_ceil(groups).max(1);
-        let sums: Vec<Vec<f32>> = x
-            .par_chunks(group)
-            .zip(grad_output.par_chunks(group))
-            .map(|(x, grad_output)| self.weight_sums(arch, x, grad_output))
-            .collect();
-        let mut sums = sums.into_iter();
-        let mut all = sums.next().unwrap_or_else(|| vec![0.0; self.weights()]);
-        for sums in sums {
-            all.iter_mut().zip(sums).for_each(|(all, sum)| *all += sum);
-        }
-        all
+        let blocks: Vec<usize> = (0..self.outputs.div_ceil(LANES)).collect();
+        let parts = blocks.par_chunks(TRANSFORMED).map(|part| gradient::sums(arch, x, grad_output, part));
+        PartialGradient(Partial::Elements(parts.collect()))
     }
 
-    /// [`Geometry::weight_gradient`] by Winograd's algorithm.
-    fn transformed_gradient(&self, arch: Arch, x: &[BlockedTensor], grad_output: &[BlockedTensor]) -> Vec<f32> {
-        let blocks: Vec<usize> = (0..self.outputs.div_ceil(LANES)).collect();
-        let parts: Vec<&[usize]> = blocks.chunks(TRANSFORMED).collect();
-        let groups = gradient::groups(x).min(TASKS.div_ceil(parts.len()));
-        let group = x.len().div_ceil(groups).max(1);
-        let sums: Vec<Vec<_>> = parts
-            .par_iter()
-            .map(|part| {
-                let groups = x.par_chunks(group).zip(grad_output.par_chunks(group));
-                groups.map(|(x, grad_output)| gradient::sums(arch, x, grad_output, part)).collect()
-            })
-            .collect();
+    /// The sum of partial gradients, in their order: the gradient `[outputs, inputs, kernel, kernel]`.
+    #[must_use]
+    pub fn merge(&self, partials: Vec<PartialGradient>) -> Vec<f32> {
+        self.merge_on(Arch::new(), partials)
+    }
+
+    fn merge_on(&self, arch: Arch, partials: Vec<PartialGradient>) -> Vec<f32> {
         let mut weights = vec![0.0; self.weights()];
+        let mut elements = vec![Vec::new(); self.outputs.div_ceil(TRANSFORMED * LANES)];
+        for PartialGradient(partial) in partials {
+            match partial {
+                Partial::Taps(sums) => weights.iter_mut().zip(sums).for_each(|(all, sum)| *all += sum),
+                Partial::Elements(parts) => elements.iter_mut().zip(parts).for_each(|(all, part)| all.push(part)),
+            }
+        }
         weights
-            .par_chunks_mut(TRANSFORMED * LANES * self.inputs * 9)
-            .zip(sums)
+            .par_chunks_mut((TRANSFORMED * LANES * self.inputs * self.kernel * self.kernel).max(1))
+            .zip(elements)
             .for_each(|(weights, sums)| gradient::unpack(arch, sums, self.inputs, weights));
         weights
     }
 
     /// The sum over one group of tiles, tap by tap.
-    pub(crate) fn weight_sums(&self, arch: Arch, x: &[BlockedTensor], grad_output: &[BlockedTensor]) -> Vec<f32> {
+    fn weight_sums(&self, arch: Arch, x: &[BlockedTensor], grad_output: &[BlockedTensor]) -> Vec<f32> {
         let taps = self.kernel * self.kernel;
         let phase = self.forwards();
         let mut weights = vec![0.0; self.weights()];

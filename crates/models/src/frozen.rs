@@ -559,3 +559,6 @@ pub(crate) fn padding_channels([inputs, outputs]: [usize; 2]) -> Option<(Geometr
     }
     Some((Geometry { inputs, outputs, kernel: 1, stride: 2, padding: 0 }, weights))
 }
+
+#[cfg(test)]
+mod tests;

@@ -248,7 +248,8 @@ impl Layer {
 
     /// The backward pass of convolution and batch norm. Given `grad_output`, the gradient with respect to the layer's
     /// output for the input `x`, writes the gradient with respect to the layer's parameters to `gradient` and
-    /// overwrites `convolved.raw` with the gradient with respect to the convolution's output.
+    /// overwrites `convolved.raw` with the gradient with respect to the convolution's output. That with respect to the
+    /// input goes to `grad_x`.
     fn differentiate(
         &self,
         parameters: &[f32],
@@ -256,13 +257,45 @@ impl Layer {
         convolved: &mut ConvOutput,
         grad_output: &Batch,
         gradient: &mut [f32],
+        grad_x: Option<GradInput<'_>>,
     ) {
+        let (grad_weights, grad_norm) = gradient[self.at..][..self.parameters()].split_at_mut(self.geometry.weights());
+        let maps = self.norm_derivative(parameters, convolved, grad_output, grad_norm);
+        let maps = maps.each_ref().map(Vec::as_slice);
+        let group = self.geometry.gradient_group(x);
+        let (transposed, count) = (grad_x.is_some().then(|| self.transposed(parameters)), x.len().div_ceil(group));
+        let (rule, outputs) = match grad_x {
+            Some(GradInput { start, finish, out }) => {
+                (Some((start, finish)), out.chunks_mut(group).map(Some).collect())
+            }
+            None => (None, Vec::from_iter((0..count).map(|_| None))),
+        };
+        // Group by group, so that what one step writes is in the cache for the next.
+        let groups = convolved.raw.par_chunks_mut(group).zip(x.par_chunks(group)).zip(grad_output.par_chunks(group));
+        let partials = groups.zip(outputs).enumerate().map(|(i, (((raw, x), dy), out))| {
+            raw.par_iter_mut().zip(dy).for_each(|(raw, dy)| raw.combine(maps, dy));
+            if let (Some(conv), Some((start, finish)), Some(out)) = (&transposed, &rule, out) {
+                apply(conv, raw, |tile| start(i * group + tile), |tile| finish(i * group + tile), out);
+            }
+            self.geometry.partial_gradient(x, raw)
+        });
+        grad_weights.copy_from_slice(&self.geometry.merge(partials.collect()));
+    }
+
+    /// The backward pass of the batch norm. Writes the gradient with respect to its parameters to `grad_norm`, and
+    /// returns the maps, for [`BlockedTensor::combine`], from its input to the gradient with respect to that input.
+    fn norm_derivative(
+        &self,
+        parameters: &[f32],
+        convolved: &ConvOutput,
+        grad_output: &Batch,
+        grad_norm: &mut [f32],
+    ) -> [Vec<f32>; 3] {
         let ConvOutput { raw, moments, inverse_deviation } = convolved;
         let mean: Vec<f32> = moments.mean.iter().map(|&mean| mean as f32).collect();
         let sums: Vec<_> =
             grad_output.par_iter().zip(raw.par_iter()).map(|(dy, raw)| dy.products(raw, &mean)).collect();
         let (scale, _) = self.norm(parameters);
-        let (grad_weights, grad_norm) = gradient[self.at..][..self.parameters()].split_at_mut(self.geometry.weights());
         let (grad_scale, grad_shift) = grad_norm.split_at_mut(self.geometry.outputs);
         let mut maps = [(); 3].map(|()| vec![0.0; self.geometry.outputs]);
         for (channel, inverse) in inverse_deviation.iter().enumerate() {
@@ -280,9 +313,7 @@ impl Layer {
                 map[channel] = value as f32;
             }
         }
-        let maps = maps.each_ref().map(Vec::as_slice);
-        raw.par_iter_mut().zip(grad_output.par_iter()).for_each(|(raw, dy)| raw.combine(maps, dy));
-        grad_weights.copy_from_slice(&self.geometry.weight_gradient(x, raw));
+        maps
     }
 
     /// The vector-Jacobian product of the convolution with respect to its input.
@@ -373,18 +404,10 @@ impl Tape {
             tiles.for_each(|((grad_x, x), grad_output)| x.max_pool_derivative(grad_output, grad_x));
             grad_output = grad_stem;
         }
-        layer.differentiate(&parameters, &x, &mut convolved, &grad_output, &mut gradient);
-        let grad_images = images.then(|| {
-            let mut grad_images = pool.batch(x.shape, 0);
-            apply(
-                &layer.transposed(&parameters),
-                &convolved.raw,
-                |_| Accumulate::Zero,
-                |_| Epilogue::Keep,
-                &mut grad_images,
-            );
-            grad_images
-        });
+        let mut grad_images = images.then(|| pool.batch(x.shape, 0));
+        let (start, finish) = (|_| Accumulate::Zero, |_| Epilogue::Keep);
+        let grad_x = grad_images.as_deref_mut().map(|out| GradInput { start: &start, finish: &finish, out });
+        layer.differentiate(&parameters, &x, &mut convolved, &grad_output, &mut gradient, grad_x);
         (grad_images, gradient)
     }
 }
@@ -454,37 +477,24 @@ impl BlockLayers {
     ) -> Batch {
         let BlockTape { mut convolved, shortcut, outputs } = tape;
         let mut inner: Option<Batch> = None;
-        for (i, layer) in self.path.iter().enumerate().rev() {
-            let input = i.checked_sub(1).map(|before| &outputs[before]);
-            layer.differentiate(
-                parameters,
-                input.unwrap_or(x),
-                &mut convolved[i],
-                inner.as_ref().unwrap_or(grad_output),
-                gradient,
-            );
-            if let Some(input) = input {
-                let mut grad_input = x.pool.batch(input.shape, 0);
-                let mask = |tile: usize| Epilogue::Mask(&input[tile]);
-                apply(&layer.transposed(parameters), &convolved[i].raw, |_| Accumulate::Zero, mask, &mut grad_input);
-                inner = Some(grad_input);
-            }
+        for i in (1..self.path.len()).rev() {
+            let input = &outputs[i - 1];
+            let mut grad_input = x.pool.batch(input.shape, 0);
+            let (start, finish) = (|_| Accumulate::Zero, |tile: usize| Epilogue::Mask(&input[tile]));
+            let grad_x = GradInput { start: &start, finish: &finish, out: &mut grad_input };
+            let by_output = inner.as_ref().unwrap_or(grad_output);
+            self.path[i].differentiate(parameters, input, &mut convolved[i], by_output, gradient, Some(grad_x));
+            inner = Some(grad_input);
         }
         let mut grad_x = x.pool.batch(x.shape, BORDER);
+        let (zero, keep) = (|_| Accumulate::Zero, |_| Epilogue::Keep);
         match (&self.shortcut, shortcut) {
             (Shortcut::Fixed(geometry, weights), _) => {
-                let conv = Conv::transposed(*geometry, weights);
-                apply(&conv, grad_output, |_| Accumulate::Zero, |_| Epilogue::Keep, &mut grad_x);
+                apply(&Conv::transposed(*geometry, weights), grad_output, zero, keep, &mut grad_x);
             }
             (Shortcut::Trained(layer), Some(mut convolved)) => {
-                layer.differentiate(parameters, x, &mut convolved, grad_output, gradient);
-                apply(
-                    &layer.transposed(parameters),
-                    &convolved.raw,
-                    |_| Accumulate::Zero,
-                    |_| Epilogue::Keep,
-                    &mut grad_x,
-                );
+                let grad_x = GradInput { start: &zero, finish: &keep, out: &mut grad_x };
+                layer.differentiate(parameters, x, &mut convolved, grad_output, gradient, Some(grad_x));
             }
             _ => {}
         }
@@ -492,20 +502,28 @@ impl BlockLayers {
             Shortcut::Identity => Accumulate::Add(&grad_output[tile]),
             _ => Accumulate::Result,
         };
-        let first = self.path[0].transposed(parameters);
         let finish = |tile: usize| if rectified { Epilogue::Mask(&x[tile]) } else { Epilogue::Keep };
-        apply(&first, &convolved[0].raw, start, finish, &mut grad_x);
+        let by_output = inner.as_ref().unwrap_or(grad_output);
+        let into = GradInput { start: &start, finish: &finish, out: &mut grad_x };
+        self.path[0].differentiate(parameters, x, &mut convolved[0], by_output, gradient, Some(into));
         grad_x
     }
+}
+
+/// Where the gradient with respect to a layer's input goes, and what happens to it, tile by tile.
+struct GradInput<'a> {
+    start: &'a (dyn Fn(usize) -> Accumulate<'a> + Sync),
+    finish: &'a (dyn Fn(usize) -> Epilogue<'a> + Sync),
+    out: &'a mut [BlockedTensor],
 }
 
 /// Applies a convolution to all tiles.
 fn apply<'a>(
     conv: &Conv,
-    x: &'a Batch,
+    x: &'a [BlockedTensor],
     start: impl Fn(usize) -> Accumulate<'a> + Sync,
     finish: impl Fn(usize) -> Epilogue<'a> + Sync,
-    out: &mut Batch,
+    out: &mut [BlockedTensor],
 ) {
     apply_then(conv, x, start, finish, out, |_| ());
 }
@@ -513,13 +531,13 @@ fn apply<'a>(
 /// Applies a convolution to all tiles, and returns what `then` makes of each output while it is in the cache.
 fn apply_then<'a, T: Send>(
     conv: &Conv,
-    x: &'a Batch,
+    x: &'a [BlockedTensor],
     start: impl Fn(usize) -> Accumulate<'a> + Sync,
     finish: impl Fn(usize) -> Epilogue<'a> + Sync,
-    out: &mut Batch,
+    out: &mut [BlockedTensor],
     then: impl Fn(&BlockedTensor) -> T + Sync,
 ) -> Vec<T> {
-    let together = conv.together(x.tile_shape());
+    let together = x.first().map_or(1, |x| conv.together(x.shape()));
     let chunks = out.par_chunks_mut(together).zip(x.par_chunks(together)).enumerate();
     let made: Vec<Vec<T>> = chunks
         .map(|(chunk, (out, x))| {

@@ -28,12 +28,6 @@ impl Batch {
         batch
     }
 
-    /// The shape of a tile, apart from the last one, which may have fewer images.
-    pub(super) fn tile_shape(&self) -> [usize; 4] {
-        let [n, c, h, w] = self.shape;
-        [n.min(TILE), c, h, w]
-    }
-
     pub(super) fn into_tensor(self) -> Tensor<4> {
         let shape @ [n, c, h, w] = self.shape;
         let mut values = vec![0.0; n * c * h * w];
