@@ -1,7 +1,10 @@
 //! A frozen network on the processor, by our own kernels: features, and gradients with respect to pixels.
 
+mod buffers;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use buffers::{Buffers, Kept};
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -15,9 +18,10 @@ use crate::travel::{down, up};
 use crate::vit::frozen::{FrozenVit, Pass};
 
 /// Images of one tape: few enough for their activations to stay in the cache.
-const TOGETHER: usize = 4;
-/// Tapes that go through the last layers together, so that these read their weights, which fill no cache, less often.
-const TAPES: usize = 8;
+const TOGETHER: usize = 2;
+/// Most tapes that go through the last layers together, so that these read their weights, which fill no cache, less
+/// often.
+const TAPES: usize = 16;
 /// Weights of a convolution that do not stay in the cache beside the images.
 const LARGE: usize = 100_000;
 
@@ -128,7 +132,7 @@ pub(crate) struct FoldedNetwork {
     device: Device,
     /// Forward caches of finished passes, to be reused: fresh memory costs more than a convolution.
     tapes: Arc<Mutex<Vec<Tape>>>,
-    derivatives: Arc<Mutex<Vec<Vec<BlockedTensor>>>>,
+    derivatives: Arc<Mutex<Vec<Buffers>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -150,8 +154,9 @@ struct Layer {
 #[derive(Debug)]
 pub(crate) struct Tape {
     image: BlockedTensor,
+    kept: Kept,
     /// Outputs of the stem, of its pooling if there is one, and of every convolution of a path, all after their ReLU.
-    outputs: Vec<BlockedTensor>,
+    outputs: Buffers,
     /// The last output of each image and the features that attention makes of it, with burn's graph.
     read: Vec<(Tensor<4>, Tensor<2>)>,
 }
@@ -159,7 +164,7 @@ pub(crate) struct Tape {
 /// A backward pass: the tape, and gradients with respect to its outputs.
 struct Backward<'a> {
     tape: &'a mut Tape,
-    gradients: Vec<BlockedTensor>,
+    gradients: Buffers,
 }
 
 /// Consecutive blocks, which some tapes pass together before others.
@@ -193,7 +198,7 @@ impl FoldedNetwork {
     /// Features `[n, d]` of normalised images `[n, 3, height, width]`.
     pub(crate) fn features(&self, images: &[f32], size: [usize; 2]) -> Vec<f32> {
         let mut features = Vec::new();
-        self.visit(images, size, |tapes, _| {
+        self.visit(images, size, Kept::Block, |tapes, _| {
             for mut tape in tapes {
                 features.extend(self.read(&mut tape));
                 self.keep(tape);
@@ -205,7 +210,7 @@ impl FoldedNetwork {
     /// Features `[n, d]`, and the tapes for [`backward`](Self::backward).
     pub(crate) fn forward_cached(&self, images: &[f32], size: [usize; 2]) -> (Vec<f32>, Vec<Tape>) {
         let (mut features, mut all) = (Vec::new(), Vec::new());
-        self.visit(images, size, |mut tapes, _| {
+        self.visit(images, size, Kept::All, |mut tapes, _| {
             features.extend(tapes.iter_mut().flat_map(|tape| self.read(tape)));
             all.extend(tapes);
         });
@@ -235,7 +240,7 @@ impl FoldedNetwork {
     /// The output of the last block for normalised images `[n, 3, height, width]`, and its shape `[n, c, h, w]`.
     pub(crate) fn activations(&self, images: &[f32], size: [usize; 2]) -> (Vec<f32>, [usize; 4]) {
         let (mut activations, mut shape) = (Vec::new(), [0; 4]);
-        self.visit(images, size, |tapes, _| {
+        self.visit(images, size, Kept::Block, |tapes, _| {
             for tape in tapes {
                 let Some(last) = tape.outputs.last() else { return };
                 let ([n, c, h, w], from) = (last.shape(), activations.len());
@@ -258,7 +263,7 @@ impl FoldedNetwork {
         mut derivative: impl FnMut(usize, &[f32]) -> Vec<f32>,
     ) -> Vec<f32> {
         let mut grad_pixels = Vec::with_capacity(images.len());
-        self.visit(images, size, |mut tapes, row| {
+        self.visit(images, size, Kept::All, |mut tapes, row| {
             let features: Vec<f32> = tapes.iter_mut().flat_map(|tape| self.read(tape)).collect();
             self.backward_tapes(&mut tapes, &derivative(row, &features), &mut grad_pixels);
             tapes.into_iter().for_each(|tape| self.keep(tape));
@@ -267,17 +272,18 @@ impl FoldedNetwork {
     }
 
     /// Passes all images forward, and calls `done` with some tapes and the number of their first image.
-    fn visit(&self, images: &[f32], [height, width]: [usize; 2], mut done: impl FnMut(Vec<Tape>, usize)) {
-        let one = 3 * height * width;
-        for (i, images) in images.chunks(TAPES * TOGETHER * one).enumerate() {
+    fn visit(&self, images: &[f32], [height, width]: [usize; 2], kept: Kept, mut done: impl FnMut(Vec<Tape>, usize)) {
+        let (one, border) = (3 * height * width, self.border());
+        let most = TOGETHER * self.segments([TOGETHER, 3, height, width]).iter().map(|s| s.tapes).max().unwrap_or(1);
+        for (i, images) in images.chunks(most * one).enumerate() {
             let mut tapes: Vec<Tape> = Vec::new();
             for images in images.chunks(TOGETHER * one) {
-                let mut tape = self.tape([images.len() / one, 3, height, width]);
+                let mut tape = self.tape([images.len() / one, 3, height, width], kept, border);
                 tape.image.load(images);
                 tapes.push(tape);
             }
             self.forward(&mut tapes);
-            done(tapes, i * TAPES * TOGETHER);
+            done(tapes, i * most);
         }
     }
 
@@ -326,14 +332,30 @@ impl FoldedNetwork {
         locked(&self.tapes).push(tape);
     }
 
-    fn tape(&self, shape: [usize; 4]) -> Tape {
+    fn tape(&self, shape: [usize; 4], kept: Kept, border: usize) -> Tape {
         let mut pool = locked(&self.tapes);
-        if let Some(i) = pool.iter().rposition(|tape| tape.image.shape() == shape) {
+        if let Some(i) = pool.iter().rposition(|tape| tape.image.shape() == shape && tape.kept == kept) {
             return pool.swap_remove(i);
         }
         drop(pool);
-        let tensor = |shape| BlockedTensor::new(shape, self.border());
-        Tape { image: tensor(shape), outputs: self.outputs(shape).into_iter().map(tensor).collect(), read: Vec::new() }
+        let outputs = self.buffers(shape, kept, border);
+        Tape { image: BlockedTensor::new(shape, border), kept, outputs, read: Vec::new() }
+    }
+
+    /// Memory for the outputs of all layers, for images of the shape `images`.
+    fn buffers(&self, images: [usize; 4], kept: Kept, border: usize) -> Buffers {
+        let mut first = self.inputs() + 1;
+        let starts = self.blocks.iter().map(|block| {
+            first += block.path.len();
+            first - block.path.len()
+        });
+        let starts: Vec<usize> = std::iter::once(0).chain(starts).collect();
+        Buffers::new(&self.outputs(images), &starts, kept, border)
+    }
+
+    /// The number of the output that the first block reads.
+    fn inputs(&self) -> usize {
+        self.stem.len() + usize::from(self.pools) - 1
     }
 
     /// The widest border that a layer needs.
@@ -362,34 +384,43 @@ impl FoldedNetwork {
     }
 
     fn forward(&self, tapes: &mut [Tape]) {
-        tapes.iter_mut().for_each(|tape| self.forward_stem(tape));
-        for segment in self.segments() {
-            for tapes in tapes.chunks_mut(segment.tapes) {
-                for (block, at) in &segment.blocks {
-                    block.forward(tapes, *at);
-                }
-            }
+        let Some(images) = tapes.first().map(|tape| tape.image.shape()) else { return };
+        let segments = self.segments(images);
+        for tapes in tapes.chunks_mut(segments.first().map_or(1, |segment| segment.tapes)) {
+            tapes.iter_mut().for_each(|tape| self.forward_stem(tape));
+            segments.iter().take(1).for_each(|segment| segment.forward(tapes));
+        }
+        for segment in segments.iter().skip(1) {
+            tapes.chunks_mut(segment.tapes).for_each(|tapes| segment.forward(tapes));
         }
     }
 
     fn forward_stem(&self, Tape { image, outputs, .. }: &mut Tape) {
         for (i, layer) in self.stem.iter().enumerate() {
-            let (before, after) = outputs.split_at_mut(i);
-            layer.forward.apply(before.last().unwrap_or(image), Accumulate::Zero, Epilogue::Relu, &mut after[0]);
+            let (start, finish) = (Accumulate::Zero, Epilogue::Relu);
+            match i.checked_sub(1) {
+                None => layer.forward.apply(image, start, finish, outputs.output_mut(i)),
+                Some(before) => {
+                    let ([x, _], out) = outputs.split([before; 2], i);
+                    layer.forward.apply(x, start, finish, out);
+                }
+            }
         }
         if self.pools {
-            let (x, y) = outputs[self.stem.len() - 1..].split_at_mut(1);
-            x[0].max_pool(&mut y[0]);
+            let ([x, _], out) = outputs.split([self.stem.len() - 1; 2], self.stem.len());
+            x.max_pool(out);
         }
     }
 
-    /// The blocks in groups of those that as many tapes should pass together, each with the position of its input
-    /// among the outputs of a tape.
-    fn segments(&self) -> Vec<Segment<'_>> {
+    /// The blocks in groups of those that as many tapes should pass together, for images of the shape `images`.
+    fn segments(&self, images: [usize; 4]) -> Vec<Segment<'_>> {
+        let shapes = self.outputs(images);
         let mut segments: Vec<Segment> = Vec::new();
-        let mut at = self.stem.len() + usize::from(self.pools) - 1;
+        let mut at = self.inputs();
         for block in &self.blocks {
-            let tapes = if block.weights() > LARGE { TAPES } else { 1 };
+            let large = |layer: &&Layer| layer.forward.geometry().weights() > LARGE;
+            let together = block.path.iter().zip(&shapes[at..]).filter(|(layer, _)| large(layer));
+            let tapes = together.map(|(layer, shape)| layer.forward.together(*shape)).max().unwrap_or(1).min(TAPES);
             match segments.last_mut().filter(|segment| segment.tapes == tapes) {
                 Some(segment) => segment.blocks.push((block, at)),
                 None => segments.push(Segment { tapes, blocks: vec![(block, at)] }),
@@ -404,9 +435,10 @@ impl FoldedNetwork {
         // Gradients with respect to the outputs of the convolutions, before their ReLU.
         let mut passes: Vec<Backward> = Vec::with_capacity(tapes.len());
         let images: usize = tapes.iter().map(|tape| tape.image.shape()[0]).sum();
+        let Some(shape) = tapes.first().map(|tape| tape.image.shape()) else { return };
         let (d, mut row) = (grad_features.len() / images.max(1), 0);
         for tape in tapes {
-            let mut gradients = self.derivatives(&tape.outputs);
+            let mut gradients = self.gradients(tape.image.shape());
             let n = tape.image.shape()[0];
             if let Some(last) = gradients.last_mut() {
                 self.read_backward(tape, &grad_features[row * d..(row + n) * d], last);
@@ -414,15 +446,15 @@ impl FoldedNetwork {
             row += n;
             passes.push(Backward { tape, gradients });
         }
-        for segment in self.segments().iter().rev() {
-            for passes in passes.chunks_mut(segment.tapes) {
-                for (block, at) in segment.blocks.iter().rev() {
-                    block.backward(passes, *at);
-                }
-            }
+        let segments = self.segments(shape);
+        for segment in segments.iter().skip(1).rev() {
+            passes.chunks_mut(segment.tapes).for_each(|passes| segment.backward(passes));
         }
-        for mut pass in passes {
-            self.backward_stem(&mut pass);
+        for passes in passes.chunks_mut(segments.first().map_or(1, |segment| segment.tapes)) {
+            segments.iter().take(1).for_each(|segment| segment.backward(passes));
+            passes.iter_mut().for_each(|pass| self.backward_stem(pass));
+        }
+        for pass in passes {
             let image = &pass.tape.image;
             let from = grad_pixels.len();
             grad_pixels.resize(from + image.shape().iter().product::<usize>(), 0.0);
@@ -434,28 +466,40 @@ impl FoldedNetwork {
     fn backward_stem(&self, Backward { tape: Tape { image, outputs, .. }, gradients }: &mut Backward<'_>) {
         if self.pools {
             let at = self.stem.len() - 1;
-            let (grad_x, grad_y) = gradients[at..].split_at_mut(1);
-            outputs[at].max_pool_derivative(&grad_y[0], &mut grad_x[0]);
+            let ([grad_y, _], grad_x) = gradients.split([at + 1; 2], at);
+            outputs.output(at).max_pool_derivative(grad_y, grad_x);
         }
         for (i, layer) in self.stem.iter().enumerate().rev() {
-            let (before, after) = gradients.split_at_mut(i);
-            match before.last_mut() {
-                Some(x) => layer.backward.apply(&after[0], Accumulate::Zero, Epilogue::Mask(&outputs[i - 1]), x),
-                None => layer.backward.apply(&after[0], Accumulate::Zero, Epilogue::Keep, image),
+            match i.checked_sub(1) {
+                None => layer.backward.apply(gradients.output(i), Accumulate::Zero, Epilogue::Keep, image),
+                Some(before) => {
+                    let ([grad_y, _], grad_x) = gradients.split([i; 2], before);
+                    let mask = Epilogue::Mask(outputs.output(before));
+                    layer.backward.apply(grad_y, Accumulate::Zero, mask, grad_x);
+                }
             }
         }
     }
 
-    /// Tensors with the shapes of `outputs`, with arbitrary values.
-    fn derivatives(&self, outputs: &[BlockedTensor]) -> Vec<BlockedTensor> {
-        let mut pool = locked(&self.derivatives);
-        let fits = |tensors: &Vec<BlockedTensor>| {
-            tensors.iter().map(BlockedTensor::shape).eq(outputs.iter().map(BlockedTensor::shape))
-        };
-        match pool.iter().rposition(fits) {
-            Some(i) => pool.swap_remove(i),
-            None => outputs.to_vec(),
+    /// Memory for gradients with respect to the outputs, with arbitrary values.
+    fn gradients(&self, images: [usize; 4]) -> Buffers {
+        let (mut pool, shapes) = (locked(&self.derivatives), self.outputs(images));
+        let fits = |buffers: &Buffers| shapes.iter().enumerate().all(|(i, shape)| buffers.output(i).shape() == *shape);
+        if let Some(i) = pool.iter().rposition(fits) {
+            return pool.swap_remove(i);
         }
+        drop(pool);
+        self.buffers(images, Kept::Block, self.border())
+    }
+}
+
+impl Segment<'_> {
+    fn forward(&self, tapes: &mut [Tape]) {
+        self.blocks.iter().for_each(|(block, at)| block.forward(tapes, *at));
+    }
+
+    fn backward(&self, passes: &mut [Backward<'_>]) {
+        self.blocks.iter().rev().for_each(|(block, at)| block.backward(passes, *at));
     }
 }
 
@@ -464,46 +508,38 @@ fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl FoldedBlock {
-    /// Number of weights of its largest convolution.
-    fn weights(&self) -> usize {
-        self.path.iter().map(|layer| layer.forward.geometry().weights()).max().unwrap_or(0)
-    }
-
-    /// Writes the outputs of the path's convolutions, after their ReLU, for the input at `at`.
+    /// Writes the outputs of the path's convolutions, after their ReLU, for the input that is output `at`.
     fn forward(&self, tapes: &mut [Tape], at: usize) {
         let last = self.path.len() - 1;
         for (i, layer) in self.path.iter().enumerate() {
             if let Some(shortcut) = self.shortcut.as_ref().filter(|_| i == last) {
                 shortcut.forward.apply_all(&mut jobs(tapes, |tape| {
-                    let (before, after) = tape.outputs.split_at_mut(at + last + 1);
-                    Job { x: &before[at], start: Accumulate::Zero, finish: Epilogue::Keep, out: &mut after[0] }
+                    let ([x, _], out) = tape.outputs.split([at; 2], at + 1 + last);
+                    Job { x, start: Accumulate::Zero, finish: Epilogue::Keep, out }
                 }));
             }
             layer.forward.apply_all(&mut jobs(tapes, |tape| {
-                let (before, after) = tape.outputs.split_at_mut(at + i + 1);
-                let start = self.start(i == last, &before[at]);
-                Job { x: &before[at + i], start, finish: Epilogue::Relu, out: &mut after[0] }
+                let ([x, identity], out) = tape.outputs.split([at + i, at], at + 1 + i);
+                Job { x, start: self.start(i == last, identity), finish: Epilogue::Relu, out }
             }));
         }
     }
 
-    /// The backward pass of a block whose input is at `at`: given the gradient with respect to its output, writes the
-    /// gradients with respect to the inner outputs and to its input, all before their ReLU.
+    /// The backward pass of a block whose input is output `at`: given the gradient with respect to its output, writes
+    /// the gradients with respect to the inner outputs and to its input, all before their ReLU.
     fn backward(&self, passes: &mut [Backward<'_>], at: usize) {
-        let length = self.path.len();
+        let end = at + self.path.len();
         for (i, layer) in self.path.iter().enumerate().rev() {
             if let Some(shortcut) = self.shortcut.as_ref().filter(|_| i == 0) {
                 shortcut.backward.apply_all(&mut jobs(passes, |pass| {
-                    let (before, after) = pass.gradients.split_at_mut(at + 1);
-                    let (x, out) = (&after[length - 1], &mut before[at]);
+                    let ([x, _], out) = pass.gradients.split([end; 2], at);
                     Job { x, start: Accumulate::Zero, finish: Epilogue::Keep, out }
                 }));
             }
             layer.backward.apply_all(&mut jobs(passes, |pass| {
-                let (before, after) = pass.gradients.split_at_mut(at + i + 1);
-                let start = self.start(i == 0, &after[length - 1 - i]);
-                let finish = Epilogue::Mask(&pass.tape.outputs[at + i]);
-                Job { x: &after[0], start, finish, out: &mut before[at + i] }
+                let ([x, identity], out) = pass.gradients.split([at + i + 1, end], at + i);
+                let finish = Epilogue::Mask(pass.tape.outputs.output(at + i));
+                Job { x, start: self.start(i == 0, identity), finish, out }
             }));
         }
     }
