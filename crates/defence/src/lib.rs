@@ -1,7 +1,7 @@
 //! Stage: a defence, and the accuracy that it leaves a victim on clean data. `evaluate` applies it to poisons.
 
 use hemlock_artifact::{Dataset, Defence, ExtractorArtifact, Features, Poisons, TargetParams, Victim};
-use hemlock_defences::DefenceSpec;
+use hemlock_defences::{DefenceSpec, TrainingSize};
 use hemlock_models::extracted;
 use hemlock_stage::{About, Context, Need, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_victims::{DefendedData, TrainingSetChange, VictimData, VictimSpec, train_behind};
@@ -68,6 +68,9 @@ impl hemlock_stage::Stage for Stage {
     fn accepts(params: &DefenceSpec, port: &Port, made_with: &Value) -> Result<(), ParamError> {
         if params.transform().is_some() {
             return extracted(port, made_with);
+        }
+        if port.role == "dataset" {
+            return params.fits(TrainingSize::of(made_with));
         }
         // A kind that cannot be read is an error of the stage `victim`.
         let victim = (port.role == "victim").then(|| serde_json::from_value::<VictimSpec>(made_with.clone()).ok());

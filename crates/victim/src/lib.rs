@@ -1,6 +1,7 @@
 //! Stage: a victim and its accuracy after training on clean data. `evaluate` retrains it on poisons.
 
 use hemlock_artifact::{Dataset, ExtractorArtifact, Features, TargetParams, Victim};
+use hemlock_defences::TrainingSize;
 use hemlock_models::{Arch, extracted, has_network};
 use hemlock_stage::{About, Context, Need, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_victims::{VictimData, VictimSpec};
@@ -69,6 +70,7 @@ impl hemlock_stage::Stage for Stage {
 
     fn accepts(params: &VictimSpec, port: &Port, made_with: &Value) -> Result<(), ParamError> {
         match port.role {
+            "dataset" => params.fits_size(TrainingSize::of(made_with)),
             "features" if !params.victim().reads_images() => Ok(()),
             "features" | "victim_features" => extracted(port, made_with),
             "extractor" | "victim_extractor" if params.victim().reads_images() => {
