@@ -7,7 +7,7 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, Slice, concatenate, s};
 use rayon::prelude::*;
 
-use crate::kernel::{add_outer, sum_chunks};
+use crate::kernel::sum_chunks;
 use crate::samples::{count, subsample};
 use crate::{Head, HeadError, Samples, probabilities};
 
@@ -20,12 +20,14 @@ const MOMENTS_CHUNK: usize = 4096;
 /// elements that the Hessian's blocks may have together.
 const ROWS: usize = 4096;
 const MOST_ELEMENTS: usize = 1 << 24;
+/// Columns of the second moments that are computed together. What is left of their diagonal block is not computed.
+const COLUMNS: usize = 256;
 /// Matrices with at most this many rows are factorised element by element.
 const SMALL: usize = 128;
 
 /// An approximate inverse of the training objective's Hessian. The approximation may be rough: a preconditioner for the
 /// clean samples also serves every training set that adds a few poisons to them.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Preconditioner {
     /// Lower triangular matrices `T`, `[d + 1, d + 1]`: either one for each class or one for all. A class's row of a
     /// gradient is multiplied by `TᵀT`.
@@ -155,7 +157,12 @@ fn second_moments(blocks: &[Samples<'_>], dim: usize) -> Array2<f64> {
     let zero = Array2::zeros((dim, dim + 1));
     let part = |_: ArrayViewMut2<'_, f64>, z: ArrayView2<'_, f64>, _: Samples<'_>| {
         let mut part = Array2::zeros((dim, dim + 1));
-        add_outer(&z, z, &mut part);
+        for first in (0..dim).step_by(COLUMNS) {
+            let own = z.slice(s![.., first..dim.min(first + COLUMNS)]);
+            let mut block = part.slice_mut(s![first..dim.min(first + COLUMNS), first..dim]);
+            general_mat_mul(1.0, &own.t(), &z.slice(s![.., first..]), 0.0, &mut block);
+        }
+        part.column_mut(dim).assign(&z.sum_axis(Axis(0)));
         part
     };
     let features = sum_chunks(blocks, (MOMENTS_CHUNK, 0, zero.len()), part, zero, |sum, part| sum + part);

@@ -33,7 +33,7 @@ pub struct Stage;
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "victim";
     const ABOUT: About = About::new(StageRole::Victim, "train victims on clean data");
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     const INSTEAD: &'static [(&'static str, &'static str)] = &[("extractor", "victim_extractor")];
@@ -91,6 +91,7 @@ impl hemlock_stage::Stage for Stage {
             extractor: victim_extractor.as_ref().or(extractor.as_ref()),
             // Only linear heads read the weight decay, and for these the target is required.
             weight_decay: target.as_ref().map_or(0.0, |target| target.weight_decay),
+            preconditioner: None,
             ctx,
         };
         let own = target.as_ref().filter(|_| victim_features.is_none());
