@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::Constraint;
 use hemlock_head::kernel::{ROWS, apply_softmax_jacobian, probabilities_of, scores, subtract_labels};
-use hemlock_head::{Head, HeadError, Samples, logits, mixed_derivative, probabilities, subsample, unpack};
+use hemlock_head::{Head, HeadError, Samples, mixed_derivative, probabilities, subsample, unpack};
 use hemlock_optim::{inner, norm};
 
 /// Largest number of clean samples that an ascent may start from.
@@ -49,7 +49,7 @@ pub struct SupportFunction<'a> {
     constraint: &'a Constraint,
     /// The set that is searched: the constraint or, without one, a ball of radius `search_radius`.
     within: Cow<'a, Constraint>,
-    /// A sample of the clean data, `[n, d]`, and its probabilities, `[n, K]`.
+    /// A sample of the clean data, `[n, d]`, and its probabilities, `[K, n]`.
     pool: Array2<f64>,
     probabilities: Array2<f64>,
     /// A norm far beyond that of any clean sample: [`SEARCH_RADIUS`] times the largest norm in the pool.
@@ -86,7 +86,7 @@ impl<'a> SupportFunction<'a> {
         let pool = clean.select(&rows);
         let largest = pool.rows().into_iter().map(|z| z.dot(&z)).fold(1.0, f64::max).sqrt();
         let search_radius = SEARCH_RADIUS * largest;
-        let probabilities = probabilities(head, pool.view())?;
+        let probabilities = probabilities(head, pool.view())?.reversed_axes().as_standard_layout().into_owned();
         let within =
             if constraint.is_none() { Cow::Owned(Constraint::ball(search_radius)) } else { Cow::Borrowed(constraint) };
         Ok(Self { head, constraint, within, pool, probabilities, search_radius })
@@ -108,7 +108,7 @@ impl<'a> SupportFunction<'a> {
     /// Returns an error if the direction does not fit the head or is not finite.
     pub fn support(&self, direction: ArrayView2<'_, f64>) -> Result<Vec<f64>, HeadError> {
         self.head.check_packed("the direction", &direction)?;
-        let starts = self.starts(Goal::Along(direction), &self.labels(), usize::MAX)?;
+        let starts = self.starts(Goal::Along(direction), &self.labels(), usize::MAX);
         let each = (MOST_ASCENTS / self.head.classes()).max(2);
         let mut order: Vec<usize> = (0..starts.labels.len()).collect();
         order.sort_by(|a, b| {
@@ -137,7 +137,7 @@ impl<'a> SupportFunction<'a> {
 
     /// Ascends from the best starts over all labels, and returns the best end point.
     fn best(&self, goal: Goal<'_>, labels: &[u32]) -> Result<Poison, HeadError> {
-        let starts = self.starts(goal, labels, MOST)?;
+        let starts = self.starts(goal, labels, MOST);
         let mut order: Vec<usize> = (0..starts.labels.len()).collect();
         take_first(&mut order, RESTARTS, |a, b| starts.values[*b].total_cmp(&starts.values[*a]).then(a.cmp(b)));
         let mut restarts = starts.select(&order);
@@ -160,9 +160,9 @@ impl<'a> SupportFunction<'a> {
     /// The starts of a search: for every label, the best clean samples, the same samples scaled far outwards, and far
     /// points along the directions that separate the label from other classes. All of them are projected onto the
     /// constraint. If there are more than `most`, samples and far points with the largest values are taken.
-    fn starts(&self, goal: Goal<'_>, labels: &[u32], most: usize) -> Result<Candidates, HeadError> {
-        let values = self.values_of_pool(goal)?;
-        let samples = best_pairs(labels, STARTS, most, |label| values.column(label).to_vec());
+    fn starts(&self, goal: Goal<'_>, labels: &[u32], most: usize) -> Candidates {
+        let values = self.values_of_pool(goal);
+        let samples = best_pairs(labels, STARTS, most, |label| values.row(label).to_vec());
         let beyond = |z: ArrayView1<'_, f64>| {
             let length = z.dot(&z).sqrt();
             // The second start is where the constraint ends beyond the sample. A sample at the origin has no such
@@ -182,27 +182,34 @@ impl<'a> SupportFunction<'a> {
         z.rows_mut().into_iter().zip(&rows).for_each(|(mut to, (_, from))| to.assign(from));
         self.within.project(&mut z, &of);
         let values = self.values(goal, &z, &of);
-        Ok(Candidates { z, labels: of, values })
+        Candidates { z, labels: of, values }
     }
 
-    /// What orders the clean samples for every label, `[n, K]`: `⟨direction, g⟩` or `|g|²`.
-    fn values_of_pool(&self, goal: Goal<'_>) -> Result<Array2<f64>, HeadError> {
+    /// What orders the clean samples for every label, `[K, n]`: `⟨direction, g⟩` or `|g|²`.
+    fn values_of_pool(&self, goal: Goal<'_>) -> Array2<f64> {
+        let summed = |with: ArrayView2<'_, f64>| {
+            let mut sums: Array1<f64> = Array1::zeros(self.pool.nrows());
+            for (p, with) in self.probabilities.rows().into_iter().zip(with.rows()) {
+                Zip::from(&mut sums).and(p).and(with).for_each(|sum, p, with| *sum += p * with);
+            }
+            sums
+        };
         match goal {
             Goal::Along(direction) => {
-                let mut u = logits(&Head::from_packed(direction.to_owned())?, self.pool.view())?;
-                let rows = u.rows_mut().into_iter().zip(self.probabilities.rows());
-                rows.for_each(|(mut u, p)| {
-                    let mean = u.dot(&p);
-                    u.mapv_inplace(|u| mean - u);
-                });
-                Ok(u)
+                let (weight, bias) = unpack(direction);
+                let mut values = weight.dot(&self.pool.t()) + bias.insert_axis(Axis(1));
+                let mean = summed(values.view());
+                values.rows_mut().into_iter().for_each(|mut row| row.zip_mut_with(&mean, |u, mean| *u = mean - *u));
+                values
             }
             Goal::Norm => {
-                let lengths: Vec<f64> = self.pool.rows().into_iter().map(|z| z.dot(&z) + 1.0).collect();
-                let squares: Vec<f64> = self.probabilities.rows().into_iter().map(|p| p.dot(&p)).collect();
-                Ok(Array2::from_shape_fn(self.probabilities.dim(), |(i, y)| {
-                    (squares[i] - 2.0 * self.probabilities[(i, y)] + 1.0) * lengths[i]
-                }))
+                let lengths: Array1<f64> = self.pool.rows().into_iter().map(|z| z.dot(&z) + 1.0).collect();
+                let squares = summed(self.probabilities.view()) + 1.0;
+                let mut values = self.probabilities.clone();
+                for row in values.rows_mut() {
+                    Zip::from(row).and(&squares).and(&lengths).for_each(|p, square, l| *p = (square - 2.0 * *p) * l);
+                }
+                values
             }
         }
     }
@@ -445,8 +452,7 @@ mod tests {
         let direction = -gradient_sum(&head, &[clean]).unwrap() + random(classes, 7, 5);
         for set in [Constraint::default(), constraint("ball", clean), constraint("box", clean)] {
             let contributions = SupportFunction::new(&head, &set, clean).unwrap();
-            let starts =
-                |most| contributions.starts(Goal::Along(direction.view()), &labels, most).unwrap().labels.len();
+            let starts = |most| contributions.starts(Goal::Along(direction.view()), &labels, most).labels.len();
             assert!(starts(MOST) <= MOST && starts(usize::MAX) > 2 * MOST);
             let each = contributions.support(direction.view()).unwrap();
             let alone = |label: &u32| contributions.argmax(direction.view(), &[*label]).unwrap().value;
