@@ -97,6 +97,20 @@ fn what_a_filter_cannot_do_is_refused() {
     refused("kind = 'spheres'", 2, &["unknown variant `spheres`", "`sphere`"]);
     refused("kind = 'sphere'\nremove = 1.0", 2, &["remove", "below 1"]);
     refused("kind = 'sphere'\nremove = 0.999", 2, &["all", "class", "remove less"]);
+    // What the sizes of the data rule out is refused before anything runs.
+    let planned = |train: &str, tables: &str, part: &str| {
+        project.spec("planned", &with(tables).replacen("train = 96", train, 1));
+        project.fails("plan planned", 2, &[part, "[dataset.downstream] has"]);
+    };
+    let all = "train = 96";
+    planned(all, "[victim]\nkind = 'voting'\nheads = 97", "`heads`: is 97, which takes at least 97 training samples");
+    planned(all, "[victim]\nkind = 'median-of-means'\nparts = 97", "`parts`");
+    let folds = "[victim]\nkind = 'linear'\nweight_decay = { by = 'cross-validation', folds = 97 }";
+    planned(all, folds, "`weight_decay.folds`");
+    planned(all, "[defence]\nkind = 'knn-label'\nneighbors = 96", "`neighbors`");
+    let each = "per_class = 20";
+    planned(each, "[victim]\nkind = 'prototypes'\ntrim = 10", "`trim`");
+    planned(each, "[defence]\nkind = 'knn-distance'\nneighbors = 20", "`neighbors`");
     let network = "[victim]\nkind = 'fine-tune'\nepochs = 2\nwarmup_epochs = 1\n[defence]\nkind = 'sphere'";
     project.spec("network", &with(network));
     project.fails("plan network", 2, &["`sphere` filters features", "`fine-tune` trains on images"]);

@@ -1,7 +1,7 @@
 //! Stage: a defence, and the accuracy that it leaves a victim on clean data. `evaluate` applies it to poisons.
 
 use hemlock_artifact::{Dataset, Defence, ExtractorArtifact, Features, Poisons, TargetParams, Victim};
-use hemlock_defences::DefenceSpec;
+use hemlock_defences::{DefenceSpec, TrainingSize};
 use hemlock_models::extracted;
 use hemlock_stage::{About, Context, Need, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_victims::{DefendedData, TrainingSetChange, VictimData, VictimSpec, train_behind};
@@ -40,7 +40,7 @@ impl hemlock_stage::Stage for Stage {
         named_by: &["kind"],
         ..About::new(StageRole::Defence, "apply defences to clean data, and measure what they cost")
     };
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     const INSTEAD: &'static [(&'static str, &'static str)] = &[("extractor", "victim_extractor")];
@@ -69,6 +69,9 @@ impl hemlock_stage::Stage for Stage {
         if params.transform().is_some() {
             return extracted(port, made_with);
         }
+        if port.role == "dataset" {
+            return params.fits(TrainingSize::of(made_with));
+        }
         // A kind that cannot be read is an error of the stage `victim`.
         let victim = (port.role == "victim").then(|| serde_json::from_value::<VictimSpec>(made_with.clone()).ok());
         let Some(victim) = victim.flatten().filter(|victim| victim.victim().reads_images()) else { return Ok(()) };
@@ -83,7 +86,7 @@ impl hemlock_stage::Stage for Stage {
         let features = victim_features.as_ref().unwrap_or(&features);
         let weight_decay = target.weight_decay;
         let (images, extractor) = (dataset.as_ref(), victim_extractor.as_ref().or(extractor.as_ref()));
-        let data = VictimData { features, images, extractor, weight_decay, ctx };
+        let data = VictimData { features, images, extractor, weight_decay, preconditioner: None, ctx };
         let defended = params.transform().map(|transform| DefendedData::new(transform, &data)).transpose()?;
         let data = defended.as_ref().map_or(data, |defended| defended.of(&data));
         let none = TrainingSetChange::none(&data);

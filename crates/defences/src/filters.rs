@@ -199,7 +199,7 @@ impl FilterOptions {
 }
 
 /// A share of a number of samples, rounded.
-fn count_of(share: f64, samples: usize) -> usize {
+pub(crate) fn count_of(share: f64, samples: usize) -> usize {
     (share * samples as f64).round() as usize
 }
 

@@ -33,8 +33,10 @@ pub mod repair;
 pub mod robust;
 mod spec;
 mod training_data;
+mod training_size;
 pub mod weight_decay;
 
 pub use error::DefenceError;
 pub use spec::{ConfiguredFilter, DefenceKind, DefenceSpec, FilterRef};
 pub use training_data::{Subset, TrainingData};
+pub use training_size::TrainingSize;

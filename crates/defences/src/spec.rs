@@ -2,7 +2,7 @@
 
 use crate::filters::{FILTERS, Filter, FilterOptions, Filtered, FixedScore, RemovalRule, find};
 use crate::images::{ImageKind, ImageTransform};
-use crate::{DefenceError, TrainingData};
+use crate::{DefenceError, TrainingData, TrainingSize};
 use hemlock_artifact::Defence;
 use hemlock_stage::{ErrorKind, ParamError, StageError};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -113,6 +113,26 @@ impl DefenceSpec {
             bits: of(is(ImageKind::BitDepth), self.bits()),
             factor: of(is(ImageKind::Resize), self.factor()),
             std: of(is(ImageKind::Noise), self.std()),
+        }
+    }
+
+    /// Checks that a training set of this size is large enough for a filter.
+    ///
+    /// # Errors
+    /// The filter would remove everything, or looks at more neighbours than there are.
+    pub fn fits(&self, size: TrainingSize) -> Result<(), ParamError> {
+        let DefenceKind::Filter(FilterRef(filter)) = self.kind else { return Ok(()) };
+        if let Some(share) = self.remove {
+            size.require_rest("remove", share, filter.by_class)?;
+        }
+        match self.neighbors {
+            Some(neighbors) if filter.name == "knn-distance" => {
+                size.require_per_class("neighbors", neighbors, neighbors.saturating_add(1))
+            }
+            Some(neighbors) if filter.name == "knn-label" => {
+                size.require("neighbors", neighbors, neighbors.saturating_add(1))
+            }
+            _ => Ok(()),
         }
     }
 

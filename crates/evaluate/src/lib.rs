@@ -10,15 +10,16 @@ use hemlock_artifact::{
 };
 use hemlock_attack::attacks::constraint;
 use hemlock_defences::DefenceSpec;
-use hemlock_head::{FitOptions, Head, Samples, fit};
+use hemlock_head::{FitOptions, Head, Preconditioner, Samples, fit};
 use hemlock_models::extracted;
 use hemlock_perturb::visibility;
 use hemlock_stage::{About, Context, ParamError, Port, StageError, StageRole, inputs};
-use hemlock_threat::{Constraint, Sees, loss_bound};
+use hemlock_threat::{Constraint, LossBoundStart, Sees, loss_bound};
 use hemlock_victims::{DefendedData, Train, TrainingSetChange, VictimData, VictimSpec, measure, train_behind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::sync::Arc;
 
 /// What victims are trained on besides the poisons.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -81,7 +82,7 @@ impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "evaluate";
     const ABOUT: About =
         About::new(StageRole::Evaluation, "retrain victims on poisons and on controls, and measure them");
-    const VERSION: u32 = 13;
+    const VERSION: u32 = 14;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     const LISTS: &'static [&'static str] = &["controls", "sees"];
@@ -96,7 +97,8 @@ impl hemlock_stage::Stage for Stage {
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Evaluation, StageError> {
         let Inputs { target, poisons, dataset, victim, .. } = &inputs;
         let how = VictimSpec::of(victim.as_ref())?;
-        let undefended = inputs.victim_data(ctx);
+        let preconditioner = inputs.preconditioner(&how)?;
+        let undefended = VictimData { preconditioner: preconditioner.as_ref(), ..inputs.victim_data(ctx) };
         let own = inputs.victim_features.is_none();
         let defence = inputs.defence.as_ref().map(DefenceSpec::of).transpose()?;
         let record = PoisonRecord::of(&inputs)?;
@@ -145,7 +147,7 @@ impl hemlock_stage::Stage for Stage {
             poison_fraction_bound: target.path.last().map(|point| point.poison_fraction_bound),
             poisons: basis.count as u64,
             loss_bound: (own && defence.is_none() && how.is_bounded() && record.replaced.is_none())
-                .then(|| loss_bound_of(&inputs, samples, basis.count, ctx))
+                .then(|| loss_bound_of(&inputs, samples, basis.count, &undefended))
                 .transpose()?,
             outcomes,
             drawn: Drawn::of(undefended.features),
@@ -165,8 +167,19 @@ impl Inputs {
             images: self.dataset.as_ref(),
             extractor: self.victim_extractor.as_ref().or(self.extractor.as_ref()),
             weight_decay: self.target.weight_decay,
+            preconditioner: None,
             ctx,
         }
+    }
+
+    /// A preconditioner that all trainings of a linear victim share, as they differ in few samples.
+    fn preconditioner(&self, victim: &VictimSpec) -> Result<Option<Arc<Preconditioner>>, StageError> {
+        if !victim.is_bounded() {
+            return Ok(None);
+        }
+        let features = self.victim_features.as_ref().unwrap_or(&self.features);
+        let clean = features.train.samples(features.classes.len())?;
+        Ok(Some(Arc::new(Preconditioner::new(&[clean], self.target.weight_decay)?)))
     }
 }
 
@@ -196,14 +209,15 @@ fn seen(
 }
 
 /// Computes an upper bound of the clean loss over all sets of `m` poisons that the attack's constraint lets through.
-fn loss_bound_of(inputs: &Inputs, clean: Samples, m: usize, ctx: &Context) -> Result<f64, StageError> {
+fn loss_bound_of(inputs: &Inputs, clean: Samples, m: usize, data: &VictimData) -> Result<f64, StageError> {
+    let VictimData { weight_decay, preconditioner, ctx, .. } = data;
     let constraint = match &inputs.poison_features {
         Some(poisons) => constraint(&poisons.spec, clean)?,
         None => Constraint::default(),
     };
     let bar = ctx.progress.start("loss bound", 0, "steps");
-    let TargetParams { clean: head, weight_decay, .. } = &inputs.target;
-    let loss_bound = loss_bound(clean, &constraint, m, *weight_decay, head, &|step, _| {
+    let start = LossBoundStart { head: &inputs.target.clean, preconditioner: preconditioner.map(Arc::as_ref) };
+    let loss_bound = loss_bound(clean, &constraint, m, *weight_decay, start, &|step, _| {
         bar.at(step as u64);
         !ctx.cancel.requested()
     })?;
@@ -367,7 +381,9 @@ impl Victims<'_> {
     /// Trains a linear head on clean samples.
     fn head(&self, clean: Samples) -> Result<Head, StageError> {
         let cancel = self.data.ctx.cancel;
-        let trained = fit(&[clean], &FitOptions::new(self.data.weight_decay), &|_, _| !cancel.requested())?;
+        let preconditioner = self.data.preconditioner.cloned();
+        let options = FitOptions { preconditioner, ..FitOptions::new(self.data.weight_decay) };
+        let trained = fit(&[clean], &options, &|_, _| !cancel.requested())?;
         self.data.ctx.check()?;
         Ok(trained.head)
     }

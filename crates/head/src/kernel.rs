@@ -1,10 +1,11 @@
 //! Inner loops: matrix products and softmax on one chunk of rows, and the iteration over chunks.
 
-use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
 
 use crate::parameters::{unpack, unpack_mut};
+use crate::product::{add_scores, add_sums};
+use crate::softmax::{exponentials, largest};
 use crate::{Head, Samples};
 
 /// Rows per chunk. A chunk's features have to stay in a core's cache between two products. The number is fixed, so that
@@ -81,30 +82,25 @@ pub fn held(elements: usize) -> usize {
 
 /// `out = [Z, 1] vᵀ`: the scores `[n, K]` of features `[n, d]` for packed parameters `v`.
 pub fn scores(packed: ArrayView2<'_, f64>, features: ArrayView2<'_, f64>, out: &mut ArrayViewMut2<'_, f64>) {
-    let (weight, bias) = unpack(packed);
-    out.assign(&bias);
-    general_mat_mul(1.0, &features, &weight.t(), 1.0, out);
+    out.assign(&unpack(packed).1);
+    add_scores(features, packed, out);
 }
 
 /// `out += cᵀ [Z, 1]`, packed: coefficients `c`, `[n, K]`, times features `[n, d]`.
 pub(crate) fn add_outer(coefficients: &ArrayView2<'_, f64>, features: ArrayView2<'_, f64>, out: &mut Array2<f64>) {
-    let (weight, mut bias) = unpack_mut(out);
-    // Computes the transposed product: there are few classes, and the kernel pads rows to a larger multiple than
-    // columns.
-    general_mat_mul(1.0, &features.t(), coefficients, 1.0, &mut weight.reversed_axes());
+    add_sums(*coefficients, features, out);
+    let (_, mut bias) = unpack_mut(out);
     bias += &coefficients.sum_axis(Axis(0));
 }
 
 /// Replaces logits by probabilities and returns `log Σ exp(logit)`. Logits are shifted by the largest one, which
 /// prevents overflow.
 pub(crate) fn softmax(mut logits: ArrayViewMut1<'_, f64>) -> f64 {
-    let max = logits.fold(f64::NEG_INFINITY, |max, &logit| if logit > max { logit } else { max });
-    let mut sum = 0.0;
-    for logit in &mut logits {
-        *logit = (*logit - max).exp();
-        sum += *logit;
-    }
-    logits /= sum;
+    let scores = logits.as_slice_mut().expect("a row of logits lies in memory without gaps");
+    let max = largest(scores);
+    let sum = exponentials(scores, max);
+    let scale = 1.0 / sum;
+    scores.iter_mut().for_each(|score| *score *= scale);
     max + sum.ln()
 }
 

@@ -29,8 +29,10 @@ mod mixed;
 mod parameters;
 mod precondition;
 mod predict;
+mod product;
 mod samples;
 mod sgd;
+mod softmax;
 pub mod testing;
 
 pub use calibrate::calibrate;

@@ -1,12 +1,11 @@
 //! The mixed derivative: how the gradient changes with the features of a sample. Through retraining, it also gives the
 //! gradient of a validation loss.
 
-use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
 
 use crate::kernel::{ROWS, apply_softmax_jacobian, probabilities_of, scores, subtract_labels};
-use crate::parameters::unpack;
+use crate::product::add_weighted;
 use crate::{Head, HeadError, Samples};
 
 /// The gradient of `⟨R, G(z, y)⟩` with respect to the features of every sample, `[m, d]`: `R_Wᵀ (p - e_y) + Wᵀ (diag
@@ -65,8 +64,8 @@ fn derivative(
         scores(direction, features, &mut change.view_mut());
         apply_softmax_jacobian(&probabilities.view(), &mut change.view_mut());
         subtract_labels(&mut probabilities.view_mut(), chunk.labels());
-        general_mat_mul(1.0, &probabilities, &unpack(direction).0, 0.0, &mut derivative);
-        general_mat_mul(1.0, &change, &head.weight(), 1.0, &mut derivative);
+        add_weighted(probabilities.view(), direction, &mut derivative);
+        add_weighted(change.view(), head.packed(), &mut derivative);
     };
     let parts = derivative.axis_chunks_iter_mut(Axis(0), ROWS).into_par_iter().zip(chunks).enumerate();
     parts.for_each_init(|| Array2::zeros((0, 0)), part);

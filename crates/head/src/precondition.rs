@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, Slice, concatenate, s};
 use rayon::prelude::*;
 
-use crate::kernel::{add_outer, sum_chunks};
+use crate::kernel::sum_chunks;
+use crate::product::{add_moments, multiply};
 use crate::samples::{count, subsample};
 use crate::{Head, HeadError, Samples, probabilities};
 
@@ -15,7 +15,7 @@ use crate::{Head, HeadError, Samples, probabilities};
 /// columns.
 const JITTER: f64 = 1e-10;
 /// Rows per chunk of the second moments. It is large because each chunk's sum is as large as the whole matrix `AᵀA`.
-const MOMENTS_CHUNK: usize = 4096;
+const MOMENTS_CHUNK: usize = 2048;
 /// The largest number of samples of each block that the Hessian's blocks are estimated on, and the largest number of
 /// elements that the Hessian's blocks may have together.
 const ROWS: usize = 4096;
@@ -25,7 +25,7 @@ const SMALL: usize = 128;
 
 /// An approximate inverse of the training objective's Hessian. The approximation may be rough: a preconditioner for the
 /// clean samples also serves every training set that adds a few poisons to them.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Preconditioner {
     /// Lower triangular matrices `T`, `[d + 1, d + 1]`: either one for each class or one for all. A class's row of a
     /// gradient is multiplied by `TᵀT`.
@@ -155,7 +155,8 @@ fn second_moments(blocks: &[Samples<'_>], dim: usize) -> Array2<f64> {
     let zero = Array2::zeros((dim, dim + 1));
     let part = |_: ArrayViewMut2<'_, f64>, z: ArrayView2<'_, f64>, _: Samples<'_>| {
         let mut part = Array2::zeros((dim, dim + 1));
-        add_outer(&z, z, &mut part);
+        add_moments(z, &mut part);
+        part.column_mut(dim).assign(&z.sum_axis(Axis(0)));
         part
     };
     let features = sum_chunks(blocks, (MOMENTS_CHUNK, 0, zero.len()), part, zero, |sum, part| sum + part);
@@ -202,7 +203,7 @@ fn inverse_factor(matrix: ArrayView2<'_, f64>) -> Array2<f64> {
 fn product(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64> {
     let mut product = Array2::zeros((a.nrows(), b.ncols()));
     let chunks = product.axis_chunks_iter_mut(Axis(0), SMALL).into_par_iter();
-    chunks.zip(a.axis_chunks_iter(Axis(0), SMALL)).for_each(|(mut to, a)| general_mat_mul(1.0, &a, &b, 0.0, &mut to));
+    chunks.zip(a.axis_chunks_iter(Axis(0), SMALL)).for_each(|(mut to, a)| multiply(a, b, &mut to));
     product
 }
 

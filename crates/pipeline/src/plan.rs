@@ -35,8 +35,8 @@ impl Task {
         format!("{}/{}", self.stage, self.key)
     }
 
-    /// The parameters as results have them. Parameters of a node that the task adapts to are `true`, because that node's
-    /// stand beside them.
+    /// The parameters as results have them. Parameters of a node that the task adapts to are `true`, because those of
+    /// the node stand beside them.
     pub(crate) fn shown_params(&self) -> Value {
         let mut params = self.params.clone();
         let field = self.about.adapts_to.and_then(|(field, _)| params.get_mut(field));

@@ -151,7 +151,7 @@ impl hemlock_stage::Stage for Stage {
         ],
         ..About::new(StageRole::Defence, "repair the head after some poisons were found")
     };
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     type Params = Params;
@@ -161,7 +161,14 @@ impl hemlock_stage::Stage for Stage {
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Repaired, StageError> {
         let Inputs { features, target, poison_features, poisons, extractor } = &inputs;
         let weight_decay = target.weight_decay;
-        let data = VictimData { features, images: None, extractor: extractor.as_ref(), weight_decay, ctx };
+        let data = VictimData {
+            features,
+            images: None,
+            extractor: extractor.as_ref(),
+            weight_decay,
+            preconditioner: None,
+            ctx,
+        };
         let change = match (poisons, poison_features) {
             (Some(poisons), _) => TrainingSetChange::of_images(&data, poisons)?,
             (None, Some(poisons)) => TrainingSetChange::of_features(&data, poisons),

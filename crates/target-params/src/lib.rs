@@ -16,10 +16,14 @@ pub use gradpc::{Ascent, Norm, ascend};
 pub use labels::{Wrong, wrong_labels};
 
 use hemlock_artifact::{Features, PathPoint, SteppedBack, TargetParams};
-use hemlock_head::{Fit, FitOptions, Head, HeadError, Samples, accuracy, calibrate, fit, gradient_sum, mean_loss};
+use hemlock_head::{
+    Fit, FitOptions, Head, HeadError, Samples, accuracy, add_weight_decay, calibrate, fit, loss_and_gradient,
+    loss_and_gradient_sum,
+};
 use hemlock_optim::norm;
 use hemlock_stage::{About, Context, ErrorKind, ParamError, StageError, StageRole, inputs};
-use hemlock_threat::{Constraint, ConstraintKind, ConstraintKinds, Sees, poison_fraction_bounds};
+use hemlock_threat::{Constraint, ConstraintKind, ConstraintKinds, PoisonFractionBounds, Sees, poison_fraction_bounds};
+use ndarray::Array2;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -222,7 +226,7 @@ impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "target-params";
     const ABOUT: About =
         About::new(StageRole::Preparation, "train the clean head, and corrupt it into the target head");
-    const VERSION: u32 = 8;
+    const VERSION: u32 = 9;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = false;
     const LISTS: &'static [&'static str] = &["sees"];
@@ -420,8 +424,8 @@ impl Search<'_> {
             let made = self.make(strength, &mut |_, _| Ok(()))?;
             // Targets that cannot be calibrated do not count as reachable.
             let Some(target) = self.calibrated(made)? else { return Ok(f64::INFINITY) };
-            Ok(poison_fraction_bounds(&target.head, self.train.reborrow(), self.constraint, self.params.weight_decay)?
-                .support)
+            let (_, gradient) = loss_and_gradient(&target.head, &[self.train.reborrow()], self.params.weight_decay)?;
+            Ok(self.bounds(&target.head, &gradient)?.support)
         };
         // The upper end is the norm of the clean head, or all labels wrong. Stronger targets are not useful.
         let absolute = self.params.method == TargetMethod::Gradpc && self.params.radius_unit == RadiusUnit::Absolute;
@@ -513,16 +517,24 @@ impl Search<'_> {
         }
     }
 
+    /// Bounds of the poison fraction at a head, where the clean objective has this gradient.
+    fn bounds(&self, head: &Head, gradient: &Array2<f64>) -> Result<PoisonFractionBounds, HeadError> {
+        poison_fraction_bounds(head, self.train.reborrow(), self.constraint, (gradient, self.params.weight_decay))
+    }
+
     fn point(&self, step: u32, head: &Head) -> Result<PathPoint, StageError> {
         let train = self.train.reborrow();
-        let gradient = gradient_sum(head, &[train])? / train.len() as f64;
+        head.check_samples(&[train])?;
+        let (loss, mut gradient) = loss_and_gradient_sum(head.packed(), &[train]);
+        gradient /= train.len() as f64;
+        let gradient_norm = norm(&gradient);
+        add_weight_decay(head.packed(), self.params.weight_decay, &mut gradient);
         Ok(PathPoint {
             step,
             radius: norm(&(&head.packed() - &self.clean.packed())),
-            loss: mean_loss(head, &[train])?,
-            gradient_norm: norm(&gradient),
-            poison_fraction_bound: poison_fraction_bounds(head, train, self.constraint, self.params.weight_decay)?
-                .into(),
+            loss: loss / train.len() as f64,
+            gradient_norm,
+            poison_fraction_bound: self.bounds(head, &gradient)?.into(),
             train_accuracy: accuracy(head, train)?,
             test_accuracy: accuracy(head, self.test.reborrow())?,
         })

@@ -9,7 +9,7 @@ pub use kinds::{ConstraintKind, ConstraintKinds};
 use convex::{Convex, dykstra};
 use knn::KnnSet;
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1, Axis};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1, Axis, s};
 use rayon::prelude::*;
 
 use hemlock_head::Samples;
@@ -19,8 +19,12 @@ use hemlock_head::Samples;
 const INSIDE: f64 = 1e-6;
 /// Number of bisections of a line whose one end lies inside.
 const HALVINGS: u32 = 40;
-/// Number of rows that one thread projects at a time.
+/// Number of rows that one thread projects, and of labels that it bounds, at a time.
 const ROWS: usize = 32;
+/// What rounding may add to the square of the distance between two rows, relative to their squares.
+const ROUNDING: f64 = 1e-14;
+/// Rows the square of whose distance is below this, relative to their squares, are subtracted from each other.
+const ALIKE: f64 = 1e-8;
 
 /// Something that moves poisoned features into a set.
 pub trait Project: Sync {
@@ -182,6 +186,55 @@ impl Constraint {
         convex.chain(knn).fold(none, |least, next| if next.0 < least.0 { next } else { least })
     }
 
+    /// Upper bounds of `<w_k - w_y, z>` over the set of every label `y`, as by [`Constraint::support`] apart from
+    /// rounding. `w` are the rows of `weights`, `[K, d]`. `visit` is called with `y` and the bounds for all `k`, `[K]`;
+    /// its results are returned in the order of the labels. All pairs of classes take one product of matrices.
+    pub fn map_differences<T: Send>(
+        &self,
+        weights: ArrayView2<'_, f64>,
+        visit: impl Fn(usize, &[f64]) -> T + Sync,
+    ) -> Vec<T> {
+        let squares: Vec<f64> = weights.rows().into_iter().map(|row| row.dot(&row)).collect();
+        let blocks: Vec<usize> = (0..weights.nrows()).step_by(ROWS).collect();
+        let of_block = |first: &usize| {
+            let rows = weights.slice(s![*first..weights.nrows().min(first + ROWS), ..]);
+            let products = rows.dot(&weights.t());
+            let of_label = |(i, products): (usize, ArrayView1<'_, f64>)| {
+                let (y, mut bounds) = (first + i, products.to_vec());
+                for (k, bound) in bounds.iter_mut().enumerate() {
+                    let both = squares[k] + squares[y];
+                    let square = both * (1.0 + ROUNDING) - 2.0 * *bound;
+                    // Of rows that are almost equal, hardly a digit is left.
+                    let alike = square < ALIKE * both;
+                    *bound = if alike { norm((&weights.row(k) - &weights.row(y)).view()) } else { square.sqrt() };
+                }
+                self.bound_differences(weights, y, &mut bounds);
+                visit(y, &bounds)
+            };
+            products.rows().into_iter().enumerate().map(of_label).collect::<Vec<_>>()
+        };
+        blocks.par_iter().flat_map_iter(of_block).collect()
+    }
+
+    /// Replaces lengths of the differences `w_k - w_y`, `[K]`, by bounds of their products with points of the label's
+    /// set.
+    fn bound_differences(&self, weights: ArrayView2<'_, f64>, y: usize, lengths: &mut [f64]) {
+        let along: Vec<_> = self.convex.iter().map(|set| set.centre(y).map(|centre| weights.dot(centre))).collect();
+        for (k, length) in lengths.iter_mut().enumerate() {
+            let mut least = if *length == 0.0 { 0.0 } else { f64::INFINITY };
+            let across = || &weights.row(k) - &weights.row(y);
+            for (set, along) in self.convex.iter().zip(&along) {
+                let reach = set.radius(y).map(|radius| radius * *length);
+                let offset = along.as_ref().map_or(0.0, |along| along[k] - along[y]);
+                least = least.min(reach.map_or_else(|| set.extreme(across().view(), y).0, |reach| offset + reach));
+            }
+            if let Some(knn) = &self.knn {
+                least = least.min(knn[y].extreme(across().view()).0);
+            }
+            *length = least;
+        }
+    }
+
     /// An upper bound of `|z|` over a label's set: that of the one set that reaches least. It is infinite if the set
     /// has no known bound.
     #[must_use]
@@ -316,6 +369,27 @@ mod tests {
 
     fn close(a: &Array2<f64>, b: &Array2<f64>, tolerance: f64) -> bool {
         a.iter().zip(b).all(|(a, b)| (a - b).abs() <= tolerance)
+    }
+
+    /// All pairs of classes at once are bounded as each of them is.
+    #[test]
+    fn differences_are_bounded_as_single_directions_are() {
+        let data = hemlock_head::testing::GaussianClusters::new(2000, 3, 40, 3);
+        let mut weights = hemlock_head::testing::random(40, 3, 1);
+        let twin = weights.row(0).to_owned();
+        weights.row_mut(1).assign(&twin);
+        for kinds in ["none", "ball", "box", "sphere", "slab", "knn", "ball+sphere+box"] {
+            let set = build(kinds, data.samples(), 0.9);
+            let all = set.map_differences(weights.view(), |label, bounds| (label, bounds.to_vec()));
+            assert!(all.iter().map(|(label, _)| *label).eq(0..40));
+            for (label, bounds) in all {
+                for (k, bound) in bounds.iter().enumerate() {
+                    let one = set.support((&weights.row(k) - &weights.row(label)).view(), label);
+                    let close = (bound - one).abs() <= 1e-5 * (1.0 + one.abs()) || *bound == one;
+                    assert!(close && *bound >= one - 1e-12, "{kinds} {k} {label}: {bound} {one}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -11,6 +11,6 @@ mod sees;
 mod support_function;
 
 pub use constraint::{Constraint, ConstraintError, ConstraintKind, ConstraintKinds, Project, class_means};
-pub use loss_bound::loss_bound;
+pub use loss_bound::{LossBoundStart, loss_bound};
 pub use sees::{NoValidation, Sees};
 pub use support_function::{Poison, PoisonFractionBounds, SupportFunction, poison_fraction_bounds};

@@ -1,6 +1,8 @@
 //! An upper bound of the clean loss of a poisoned head.
 
-use ndarray::{Array1, Array2, s};
+use std::borrow::Cow;
+
+use ndarray::{Array2, s};
 use rayon::prelude::*;
 
 use crate::Constraint;
@@ -10,10 +12,21 @@ use hemlock_optim::{Limits, minimize};
 
 /// Temperature of the smooth maximum over labels. The smooth maximum exceeds the true one by at most `ln K` times this.
 const SMOOTHING: f64 = 0.05;
+/// Shares of a smooth maximum up to this are left out of its gradient.
+const NEGLIGIBLE: f64 = 1e-20;
 /// The search starts at this fraction of the clean head, because poisons that matter make heads small.
 const START: f64 = 0.25;
 /// Largest number of steps of the search. Every head gives a valid bound, so the search may stop anywhere.
 const STEPS: usize = 100;
+
+/// Where the search for a bound starts. Neither decides whether the bound is valid, only how sharp it is.
+#[derive(Clone, Copy)]
+pub struct LossBoundStart<'a> {
+    /// A head that is trained on the clean samples.
+    pub head: &'a Head,
+    /// A preconditioner for the clean samples; `None` makes one.
+    pub preconditioner: Option<&'a Preconditioner>,
+}
 
 /// An upper bound of the mean cross-entropy on the clean samples, in nats, for every head that is trained to its
 /// minimum on them and on `poisons` further samples. The further samples may have any features within the constraint,
@@ -27,7 +40,7 @@ const STEPS: usize = 100;
 /// ```
 ///
 /// - The maximum is bounded by the constraint's support function, as `ln Σ_k exp max_z (s_k - s_y)`.
-/// - The right side is minimised over `w` by descent, starting from a fraction of `clean_head`. It is convex if the
+/// - The right side is minimised over `w` by descent, starting from a fraction of the given head. It is convex if the
 ///   constraint is one convex set.
 /// - If the constraint is unbounded, only the biases are optimised and the weights are zero.
 ///
@@ -42,11 +55,15 @@ pub fn loss_bound(
     constraint: &Constraint,
     poisons: usize,
     weight_decay: f64,
-    clean_head: &Head,
+    start: LossBoundStart<'_>,
     keep_going: &dyn Fn(usize, f64) -> bool,
 ) -> Result<f64, HeadError> {
+    let LossBoundStart { head: clean_head, preconditioner } = start;
     clean_head.check_samples(&[clean])?;
-    let preconditioner = Preconditioner::new(&[clean], weight_decay)?;
+    let preconditioner = match preconditioner {
+        Some(given) => Cow::Borrowed(given),
+        None => Cow::Owned(Preconditioner::new(&[clean], weight_decay)?),
+    };
     let count = clean.len() as f64;
     let share = poisons as f64 / count;
     // At the zero head, the loss of every sample is `ln K`, wherever it lies.
@@ -78,30 +95,26 @@ pub fn loss_bound(
 /// smooth.
 fn worst(packed: &Array2<f64>, constraint: &Constraint) -> (f64, Array2<f64>) {
     let (weights, bias) = (packed.slice(s![.., ..-1]), packed.column(packed.ncols() - 1));
-    let classes = packed.nrows();
-    // For each class, the largest margin over the label that a poison can have, and the point that attains it.
-    let margins = |label: usize| -> (Vec<f64>, Vec<Array1<f64>>) {
-        let extreme = |k: usize| {
-            let (value, z) = constraint.extreme((&weights.row(k) - &weights.row(label)).view(), label);
-            (value + bias[k] - bias[label], z)
-        };
-        (0..classes).map(extreme).unzip()
+    // For each label, the smooth maximum of the largest margins that a poison can have, and the share of each class.
+    let of_label = |label: usize, bounds: &[f64]| {
+        let margins: Vec<f64> = bounds.iter().zip(bias).map(|(bound, bias_k)| bound + bias_k - bias[label]).collect();
+        let (loss, shares) = soft_maximum(&margins, 1.0);
+        (loss, shares.into_iter().enumerate().filter(|(_, share)| *share > NEGLIGIBLE).collect::<Vec<_>>())
     };
-    let losses: Vec<f64> = (0..classes).into_par_iter().map(|label| soft_maximum(&margins(label).0, 1.0).0).collect();
+    let (losses, shares): (Vec<f64>, Vec<_>) = constraint.map_differences(weights, of_label).into_iter().unzip();
     let (worst, weight_of) = soft_maximum(&losses, SMOOTHING);
     let of_label = |label: usize| {
-        let (margins, points) = margins(label);
         let mut gradient = Array2::zeros(packed.dim());
-        for (k, (share, z)) in soft_maximum(&margins, 1.0).1.iter().zip(&points).enumerate() {
-            for (row, sign) in [(k, *share), (label, -share)] {
-                gradient.slice_mut(s![row, ..-1]).scaled_add(sign, z);
+        for (k, share) in &shares[label] {
+            let (_, z) = constraint.extreme((&weights.row(*k) - &weights.row(label)).view(), label);
+            for (row, sign) in [(*k, *share), (label, -share)] {
+                gradient.slice_mut(s![row, ..-1]).scaled_add(sign, &z);
                 gradient[(row, packed.ncols() - 1)] += sign;
             }
         }
         gradient * weight_of[label]
     };
-    // The points are computed a second time and not kept: for each label, all of them together are as large as a head.
-    let labels: Vec<usize> = (0..classes).collect();
+    let labels: Vec<usize> = (0..packed.nrows()).filter(|label| weight_of[*label] > NEGLIGIBLE).collect();
     let gradient = labels.chunks(held(packed.len())).fold(Array2::zeros(packed.dim()), |sum, some| {
         let parts: Vec<Array2<f64>> = some.par_iter().map(|label| of_label(*label)).collect();
         parts.into_iter().fold(sum, |sum, part| sum + part)
@@ -150,7 +163,8 @@ mod tests {
 
     fn bound(data: &GaussianClusters, constraint: &Constraint, poisons: usize) -> f64 {
         let head = trained(&[data.samples()]);
-        loss_bound(data.samples(), constraint, poisons, DECAY, &head, &|_, _| true).unwrap()
+        let start = LossBoundStart { head: &head, preconditioner: None };
+        loss_bound(data.samples(), constraint, poisons, DECAY, start, &|_, _| true).unwrap()
     }
 
     #[test]
@@ -201,7 +215,8 @@ mod tests {
         let z = Array2::zeros((40, 1));
         let clean = Samples::new(z.view(), &labels, 2).unwrap();
         let head = trained(&[clean]);
-        let found = loss_bound(clean, &Constraint::default(), 4, DECAY, &head, &|_, _| true).unwrap();
+        let start = LossBoundStart { head: &head, preconditioner: None };
+        let found = loss_bound(clean, &Constraint::default(), 4, DECAY, start, &|_, _| true).unwrap();
         // The bias b of the class with nine tenths of the samples, against poisons of the other class.
         let bound = |b: f64| 0.9 * (1.0 + (-b).exp()).ln() + (0.1 + 0.1) * (1.0 + b.exp()).ln();
         let expected = (0..4000).map(|i| bound(f64::from(i) / 1000.0)).fold(f64::INFINITY, f64::min);
@@ -218,7 +233,8 @@ mod tests {
         let z = Array2::from_shape_fn((20, 1), |(i, _)| if i % 2 == 0 { 1.0 } else { -1.0 });
         let clean = Samples::new(z.view(), &labels, 2).unwrap();
         let head = fit(&[clean], &FitOptions::new(decay), &|_, _| true).unwrap().head;
-        let found = loss_bound(clean, &Constraint::ball(2.0), 4, decay, &head, &|_, _| true).unwrap();
+        let start = LossBoundStart { head: &head, preconditioner: None };
+        let found = loss_bound(clean, &Constraint::ball(2.0), 4, decay, start, &|_, _| true).unwrap();
         let cross_entropy = |margin: f64| (1.0 + (-margin).exp()).ln();
         let bound = |w: f64| {
             // Both labels are equally bad, so the smooth maximum exceeds the true one by as much as it can.

@@ -7,14 +7,13 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::iter::repeat_n;
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
 use rayon::prelude::*;
 
 use crate::Constraint;
 use hemlock_head::kernel::{ROWS, apply_softmax_jacobian, probabilities_of, scores, subtract_labels};
-use hemlock_head::{Head, HeadError, Samples, logits, mixed_derivative, objective, probabilities, subsample, unpack};
+use hemlock_head::{Head, HeadError, Samples, mixed_derivative, probabilities, subsample, unpack};
 use hemlock_optim::{inner, norm};
 
 /// Largest number of clean samples that an ascent may start from.
@@ -22,6 +21,10 @@ const POOL: usize = 4096;
 /// Number of starts among the clean samples, and of starts far away along separating directions, for each label.
 const STARTS: usize = 8;
 const FAR: usize = 3;
+/// Largest number of starts of a search for one maximum, and of starts that are ascended from for the maxima of all
+/// labels (at least two for each). Only searches with many labels have more.
+const MOST: usize = 2048;
+const MOST_ASCENTS: usize = 4096;
 /// Number of starts that are ascended from if all labels compete for one maximum.
 const RESTARTS: usize = 32;
 /// Number of steps of an ascent.
@@ -46,7 +49,7 @@ pub struct SupportFunction<'a> {
     constraint: &'a Constraint,
     /// The set that is searched: the constraint or, without one, a ball of radius `search_radius`.
     within: Cow<'a, Constraint>,
-    /// A sample of the clean data, `[n, d]`, and its probabilities, `[n, K]`.
+    /// A sample of the clean data, `[n, d]`, and its probabilities, `[K, n]`.
     pool: Array2<f64>,
     probabilities: Array2<f64>,
     /// A norm far beyond that of any clean sample: [`SEARCH_RADIUS`] times the largest norm in the pool.
@@ -83,7 +86,7 @@ impl<'a> SupportFunction<'a> {
         let pool = clean.select(&rows);
         let largest = pool.rows().into_iter().map(|z| z.dot(&z)).fold(1.0, f64::max).sqrt();
         let search_radius = SEARCH_RADIUS * largest;
-        let probabilities = probabilities(head, pool.view())?;
+        let probabilities = probabilities(head, pool.view())?.reversed_axes().as_standard_layout().into_owned();
         let within =
             if constraint.is_none() { Cow::Owned(Constraint::ball(search_radius)) } else { Cow::Borrowed(constraint) };
         Ok(Self { head, constraint, within, pool, probabilities, search_radius })
@@ -98,14 +101,22 @@ impl<'a> SupportFunction<'a> {
         self.best(Goal::Along(direction), labels)
     }
 
-    /// The largest `⟨direction, g(z, y)⟩` for every label `y`, `[K]`. Every start is ascended from, so a value may be
+    /// The largest `⟨direction, g(z, y)⟩` for every label `y`, `[K]`. More starts are ascended from, so a value may be
     /// larger than that of [`SupportFunction::argmax`].
     ///
     /// # Errors
     /// Returns an error if the direction does not fit the head or is not finite.
     pub fn support(&self, direction: ArrayView2<'_, f64>) -> Result<Vec<f64>, HeadError> {
         self.head.check_packed("the direction", &direction)?;
-        let mut candidates = self.starts(Goal::Along(direction), &self.labels())?;
+        let starts = self.starts(Goal::Along(direction), &self.labels(), usize::MAX);
+        let each = (MOST_ASCENTS / self.head.classes()).max(2);
+        let mut order: Vec<usize> = (0..starts.labels.len()).collect();
+        order.sort_by(|a, b| {
+            (starts.labels[*a].cmp(&starts.labels[*b])).then(starts.values[*b].total_cmp(&starts.values[*a]))
+        });
+        let of_labels = order.chunk_by(|a, b| starts.labels[*a] == starts.labels[*b]);
+        let best: Vec<usize> = of_labels.flat_map(|of_label| of_label.iter().take(each)).copied().collect();
+        let mut candidates = starts.select(&best);
         self.ascend(Goal::Along(direction), &mut candidates)?;
         let mut support = vec![f64::NEG_INFINITY; self.head.classes()];
         for (label, value) in candidates.labels.iter().zip(&candidates.values) {
@@ -126,14 +137,10 @@ impl<'a> SupportFunction<'a> {
 
     /// Ascends from the best starts over all labels, and returns the best end point.
     fn best(&self, goal: Goal<'_>, labels: &[u32]) -> Result<Poison, HeadError> {
-        let starts = self.starts(goal, labels)?;
+        let starts = self.starts(goal, labels, MOST);
         let mut order: Vec<usize> = (0..starts.labels.len()).collect();
         take_first(&mut order, RESTARTS, |a, b| starts.values[*b].total_cmp(&starts.values[*a]).then(a.cmp(b)));
-        let mut restarts = Candidates {
-            z: starts.z.select(Axis(0), &order),
-            labels: order.iter().map(|i| starts.labels[*i]).collect(),
-            values: order.iter().map(|i| starts.values[*i]).collect(),
-        };
+        let mut restarts = starts.select(&order);
         self.ascend(goal, &mut restarts)?;
         restarts.best().ok_or(HeadError::Empty)
     }
@@ -144,80 +151,88 @@ impl<'a> SupportFunction<'a> {
     #[must_use]
     pub fn upper_bound(&self, direction: ArrayView2<'_, f64>) -> f64 {
         let (weight, bias) = unpack(direction);
-        let classes = self.head.classes();
-        let linear = |y: usize, k: usize| {
-            let across = &weight.row(k) - &weight.row(y);
-            self.constraint.support(across.view(), y) + bias[k] - bias[y]
+        let of_label = |y: usize, bounds: &[f64]| {
+            bounds.iter().zip(bias).map(|(bound, bias_k)| bound + bias_k - bias[y]).fold(0.0, f64::max)
         };
-        let of_label = |y| (0..classes).map(|k| linear(y, k)).fold(0.0, f64::max);
-        (0..classes).into_par_iter().map(of_label).reduce(|| 0.0, f64::max)
+        self.constraint.map_differences(weight, of_label).into_iter().fold(0.0, f64::max)
     }
 
     /// The starts of a search: for every label, the best clean samples, the same samples scaled far outwards, and far
     /// points along the directions that separate the label from other classes. All of them are projected onto the
-    /// constraint.
-    fn starts(&self, goal: Goal<'_>, labels: &[u32]) -> Result<Candidates, HeadError> {
-        let clean = match goal {
-            Goal::Along(direction) => {
-                let u = logits(&Head::from_packed(direction.to_owned())?, self.pool.view())?;
-                let mean: Vec<f64> =
-                    u.rows().into_iter().zip(self.probabilities.rows()).map(|(u, p)| u.dot(&p)).collect();
-                Array2::from_shape_fn(u.dim(), |(i, y)| mean[i] - u[(i, y)])
-            }
-            Goal::Norm => {
-                let lengths: Vec<f64> = self.pool.rows().into_iter().map(|z| z.dot(&z) + 1.0).collect();
-                let squares: Vec<f64> = self.probabilities.rows().into_iter().map(|p| p.dot(&p)).collect();
-                Array2::from_shape_fn(self.probabilities.dim(), |(i, y)| {
-                    (squares[i] - 2.0 * self.probabilities[(i, y)] + 1.0) * lengths[i]
-                })
-            }
+    /// constraint. If there are more than `most`, samples and far points with the largest values are taken.
+    fn starts(&self, goal: Goal<'_>, labels: &[u32], most: usize) -> Candidates {
+        let values = self.values_of_pool(goal);
+        let samples = best_pairs(labels, STARTS, most, |label| values.row(label).to_vec());
+        let beyond = |z: ArrayView1<'_, f64>| {
+            let length = z.dot(&z).sqrt();
+            // The second start is where the constraint ends beyond the sample. A sample at the origin has no such
+            // direction.
+            &z * if length > 0.0 { self.search_radius / length } else { 0.0 }
         };
-        let separating = match goal {
-            Goal::Along(direction) => direction,
-            Goal::Norm => self.head.packed(),
+        let of_sample = |(label, row): (u32, usize)| {
+            let z = self.pool.row(row);
+            [(label, z.to_owned()), (label, beyond(z))]
         };
-        let of_label = |label: usize| {
-            let column = clean.column(label).to_vec();
-            let mut order: Vec<usize> = (0..self.pool.nrows()).collect();
-            take_first(&mut order, STARTS, |a, b| column[*b].total_cmp(&column[*a]).then(a.cmp(b)));
-            let of_sample = |i: &usize| {
-                let z = self.pool.row(*i);
-                let length = z.dot(&z).sqrt();
-                // The second start is where the constraint ends beyond the sample. A sample at the origin has no such
-                // direction.
-                let beyond = if length > 0.0 { self.search_radius / length } else { 0.0 };
-                [z.to_owned(), &z * beyond]
-            };
-            let mut rows: Vec<Array1<f64>> = order.iter().flat_map(of_sample).collect();
-            rows.extend(self.far_points(separating, label));
-            rows
-        };
-        let of_labels: Vec<_> = labels.par_iter().map(|label| of_label(*label as usize)).collect();
-        let of: Vec<u32> =
-            labels.iter().zip(&of_labels).flat_map(|(label, rows)| repeat_n(*label, rows.len())).collect();
-        let rows = of_labels.concat();
+        let mut rows: Vec<(u32, Array1<f64>)> = samples.into_iter().flat_map(of_sample).collect();
+        rows.extend(self.far_points(goal, labels, most));
+        let place = |label: u32| labels.iter().position(|own| *own == label);
+        rows.sort_by_cached_key(|(label, _)| place(*label));
+        let of: Vec<u32> = rows.iter().map(|(label, _)| *label).collect();
         let mut z = Array2::zeros((rows.len(), self.head.dim()));
-        z.rows_mut().into_iter().zip(&rows).for_each(|(mut to, from)| to.assign(from));
+        z.rows_mut().into_iter().zip(&rows).for_each(|(mut to, (_, from))| to.assign(from));
         self.within.project(&mut z, &of);
         let values = self.values(goal, &z, &of);
-        Ok(Candidates { z, labels: of, values })
+        Candidates { z, labels: of, values }
     }
 
-    /// Far points along the longest differences between a row of `packed` and the label's row.
-    fn far_points(&self, packed: ArrayView2<'_, f64>, label: usize) -> Vec<Array1<f64>> {
-        let (weight, _) = unpack(packed);
-        let mut across = Array1::zeros(weight.ncols());
-        let mut lengths: Vec<(f64, usize)> = (0..weight.nrows())
-            .map(|k| {
-                across.assign(&weight.row(k));
-                across -= &weight.row(label);
-                (across.dot(&across).sqrt(), k)
-            })
-            .filter(|(length, _)| *length > 0.0)
-            .collect();
-        take_first(&mut lengths, FAR, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let point = |(length, k)| (&weight.row(k) - &weight.row(label)) * (self.search_radius / length);
-        lengths.into_iter().map(point).collect()
+    /// What orders the clean samples for every label, `[K, n]`: `⟨direction, g⟩` or `|g|²`.
+    fn values_of_pool(&self, goal: Goal<'_>) -> Array2<f64> {
+        let summed = |with: ArrayView2<'_, f64>| {
+            let mut sums: Array1<f64> = Array1::zeros(self.pool.nrows());
+            for (p, with) in self.probabilities.rows().into_iter().zip(with.rows()) {
+                Zip::from(&mut sums).and(p).and(with).for_each(|sum, p, with| *sum += p * with);
+            }
+            sums
+        };
+        match goal {
+            Goal::Along(direction) => {
+                let (weight, bias) = unpack(direction);
+                let mut values = weight.dot(&self.pool.t()) + bias.insert_axis(Axis(1));
+                let mean = summed(values.view());
+                values.rows_mut().into_iter().for_each(|mut row| row.zip_mut_with(&mean, |u, mean| *u = mean - *u));
+                values
+            }
+            Goal::Norm => {
+                let lengths: Array1<f64> = self.pool.rows().into_iter().map(|z| z.dot(&z) + 1.0).collect();
+                let squares = summed(self.probabilities.view()) + 1.0;
+                let mut values = self.probabilities.clone();
+                for row in values.rows_mut() {
+                    Zip::from(row).and(&squares).and(&lengths).for_each(|p, square, l| *p = (square - 2.0 * *p) * l);
+                }
+                values
+            }
+        }
+    }
+
+    /// Far points along the longest differences between a row of what is searched along and the label's row, with their
+    /// labels.
+    fn far_points(&self, goal: Goal<'_>, labels: &[u32], most: usize) -> Vec<(u32, Array1<f64>)> {
+        let (weight, _) = unpack(match goal {
+            Goal::Along(direction) => direction,
+            Goal::Norm => self.head.packed(),
+        });
+        let squares: Vec<f64> = weight.rows().into_iter().map(|row| row.dot(&row)).collect();
+        // Without the label's own square, which changes no order.
+        let lengths = |label: usize| {
+            let products = weight.dot(&weight.row(label));
+            products.iter().zip(&squares).map(|(product, square)| square - 2.0 * product).collect()
+        };
+        let point = |(label, k): (u32, usize)| {
+            let across = &weight.row(k) - &weight.row(label as usize);
+            let length = across.dot(&across).sqrt();
+            (length > 0.0).then(|| (label, across * (self.search_radius / length)))
+        };
+        best_pairs(labels, FAR, most, lengths).into_iter().filter_map(point).collect()
     }
 
     /// Projected gradient ascent of every candidate, each with a step length of its own.
@@ -290,6 +305,14 @@ impl<'a> SupportFunction<'a> {
 }
 
 impl Candidates {
+    fn select(&self, rows: &[usize]) -> Self {
+        Self {
+            z: self.z.select(Axis(0), rows),
+            labels: rows.iter().map(|i| self.labels[*i]).collect(),
+            values: rows.iter().map(|i| self.values[*i]).collect(),
+        }
+    }
+
     fn best(&self) -> Option<Poison> {
         let best = (0..self.labels.len()).max_by(|a, b| self.values[*a].total_cmp(&self.values[*b]))?;
         let features = self.z.row(best).to_owned();
@@ -300,6 +323,30 @@ impl Candidates {
 /// `|p - e_y|²`.
 fn distance(p: ArrayView1<'_, f64>, y: u32) -> f64 {
     (p.dot(&p) - 2.0 * p[y as usize] + 1.0).max(0.0)
+}
+
+/// Pairs of a label and of what has the largest values for it (`values` returns one for each): `count` for every label,
+/// and of these the best, such that they make at most `most` starts. They are in the order of the labels, and of their
+/// values for one label.
+fn best_pairs(
+    labels: &[u32],
+    count: usize,
+    most: usize,
+    values: impl Fn(usize) -> Vec<f64> + Sync,
+) -> Vec<(u32, usize)> {
+    // Each clean sample makes two starts.
+    let most = most / (2 * STARTS + FAR) * count;
+    let of_label = |label: &u32| {
+        let values = values(*label as usize);
+        let mut order: Vec<usize> = (0..values.len()).collect();
+        take_first(&mut order, count, |a, b| values[*b].total_cmp(&values[*a]).then(a.cmp(b)));
+        order.into_iter().map(|i| (values[i], (*label, i))).collect::<Vec<_>>()
+    };
+    let pairs: Vec<_> = labels.par_iter().flat_map_iter(of_label).collect();
+    let mut kept: Vec<usize> = (0..pairs.len()).collect();
+    take_first(&mut kept, most, |a, b| pairs[*b].0.total_cmp(&pairs[*a].0).then(a.cmp(b)));
+    kept.sort_unstable();
+    kept.into_iter().map(|i| pairs[i].1).collect()
 }
 
 /// Keeps the first `count` values in the given order, sorted.
@@ -328,20 +375,21 @@ pub struct PoisonFractionBounds {
 }
 
 /// Lower bounds of the poison fraction at which `head` can minimise the training objective on clean data and poisons
-/// within `constraint`.
+/// within `constraint`. `gradient` is that of the objective on clean data at the head, with this weight decay, as
+/// [`loss_and_gradient`](hemlock_head::loss_and_gradient) returns it.
 ///
 /// # Errors
-/// Returns an error if there are no samples, if the samples do not fit the head, or if the weight decay is negative or
-/// not finite.
+/// Returns an error if there are no samples, if the samples or the gradient do not fit the head, or if the weight decay
+/// is negative or not finite.
 pub fn poison_fraction_bounds(
     head: &Head,
     clean: Samples<'_>,
     constraint: &Constraint,
-    weight_decay: f64,
+    (gradient, weight_decay): (&Array2<f64>, f64),
 ) -> Result<PoisonFractionBounds, HeadError> {
     HeadError::check_non_negative("weight_decay", weight_decay)?;
+    head.check_packed("the gradient", &gradient.view())?;
     let contributions = SupportFunction::new(head, constraint, clean)?;
-    let (_, gradient) = objective(head.packed(), &[clean], clean.len(), weight_decay);
     // Every poison also adds the decay of one more sample: c(z, y) = g(z, y) + λ [W, 0].
     let mut decay = head.packed().to_owned();
     decay.column_mut(head.dim()).fill(0.0);
@@ -352,12 +400,12 @@ pub fn poison_fraction_bounds(
         (true, false) => f64::INFINITY,
     };
     let mut found = PoisonFractionBounds {
-        norm: bound(norm(&gradient), contributions.largest_norm()? + norm(&decay)),
+        norm: bound(norm(gradient), contributions.largest_norm()? + norm(&decay)),
         support: 0.0,
         certified: 0.0,
     };
-    for direction in directions(head, &gradient) {
-        let needed = -inner(&gradient, &direction);
+    for direction in directions(head, gradient) {
+        let needed = -inner(gradient, &direction);
         let shift = inner(&decay, &direction);
         let largest = contributions.argmax(direction.view(), &contributions.labels())?.value;
         found.support = found.support.max(bound(needed, largest + shift));
@@ -386,7 +434,37 @@ mod tests {
     use super::*;
     use crate::ConstraintKinds;
     use hemlock_head::testing::{GaussianClusters, random};
-    use hemlock_head::{FitOptions, fit, gradient_sum};
+    use hemlock_head::{FitOptions, fit, gradient_sum, loss_and_gradient};
+
+    fn bounds_of(head: &Head, clean: Samples<'_>, constraint: &Constraint, decay: f64) -> PoisonFractionBounds {
+        let (_, gradient) = loss_and_gradient(head, &[clean], decay).unwrap();
+        poison_fraction_bounds(head, clean, constraint, (&gradient, decay)).unwrap()
+    }
+
+    /// With many classes, a maximum is searched from fewer starts, and is as large.
+    #[test]
+    fn many_classes_have_fewer_starts_and_the_same_maximum() {
+        let classes = 3 * MOST / (2 * STARTS + FAR);
+        let data = GaussianClusters::new(600, 6, classes, 4);
+        let clean = data.samples();
+        let head = fit(&[clean], &FitOptions::new(1e-2), &|_, _| true).unwrap().head;
+        let labels: Vec<u32> = (0..classes as u32).collect();
+        let direction = -gradient_sum(&head, &[clean]).unwrap() + random(classes, 7, 5);
+        for set in [Constraint::default(), constraint("ball", clean), constraint("box", clean)] {
+            let contributions = SupportFunction::new(&head, &set, clean).unwrap();
+            let starts = |most| contributions.starts(Goal::Along(direction.view()), &labels, most).labels.len();
+            assert!(starts(MOST) <= MOST && starts(usize::MAX) > 2 * MOST);
+            let each = contributions.support(direction.view()).unwrap();
+            let alone = |label: &u32| contributions.argmax(direction.view(), &[*label]).unwrap().value;
+            let of_labels: Vec<f64> = labels.iter().map(alone).collect();
+            let most = of_labels.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let found = contributions.argmax(direction.view(), &labels).unwrap().value;
+            assert!((found - most).abs() <= 1e-3 * most, "{found} {most}");
+            let off = each.iter().zip(&of_labels).filter(|(few, all)| **few < **all - 0.02 * all.abs()).count();
+            assert!(off <= classes / 20, "{off} of {classes}");
+            assert!(contributions.upper_bound(direction.view()) >= most);
+        }
+    }
 
     fn contribution(head: &Head, z: ArrayView1<'_, f64>, label: u32) -> Array2<f64> {
         let z = z.insert_axis(Axis(0));
@@ -453,7 +531,7 @@ mod tests {
             let added = Samples::new(poisons.view(), &labels, 3).unwrap();
             let options = FitOptions { gradient_tolerance: 1e-10, ..FitOptions::new(1e-3) };
             let victim = fit(&[data.samples(), added], &options, &|_, _| true).unwrap().head;
-            let bounds = poison_fraction_bounds(&victim, data.samples(), &set, 1e-3).unwrap();
+            let bounds = bounds_of(&victim, data.samples(), &set, 1e-3);
             // The head was trained with 15 poisons added to 300 samples, so no bound may exceed 5 %.
             assert!(bounds.support <= 0.05 * (1.0 + 1e-6) && bounds.norm > 0.0, "{bounds:?}");
             assert!(bounds.certified <= 0.05 * (1.0 + 1e-6) && bounds.norm <= 0.05 * (1.0 + 1e-6), "{bounds:?}");
@@ -469,7 +547,7 @@ mod tests {
         let samples = Samples::new(features.view(), data.samples().labels(), 3).unwrap();
         let head = fit(&[samples], &FitOptions::new(1e-2), &|_, _| true).unwrap().head;
         for constraint in [Constraint::default(), constraint("ball", samples)] {
-            let bounds = poison_fraction_bounds(&head, samples, &constraint, 1e-2).unwrap();
+            let bounds = bounds_of(&head, samples, &constraint, 1e-2);
             assert!(
                 bounds.norm.is_finite() && bounds.support.is_finite() && bounds.certified.is_finite(),
                 "{bounds:?}"
@@ -483,7 +561,7 @@ mod tests {
         let clean = fit(&[data.samples()], &FitOptions::new(1e-3), &|_, _| true).unwrap().head;
         let bound = |factor: f64| {
             let head = Head::from_packed(&clean.packed() * factor).unwrap();
-            poison_fraction_bounds(&head, data.samples(), &Constraint::default(), 1e-3).unwrap().support
+            bounds_of(&head, data.samples(), &Constraint::default(), 1e-3).support
         };
         assert!(bound(1.0) < 1e-4, "{}", bound(1.0));
         // A poison lowers the inner product with the parameters by at most a constant.

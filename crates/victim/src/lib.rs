@@ -1,6 +1,7 @@
 //! Stage: a victim and its accuracy after training on clean data. `evaluate` retrains it on poisons.
 
 use hemlock_artifact::{Dataset, ExtractorArtifact, Features, TargetParams, Victim};
+use hemlock_defences::TrainingSize;
 use hemlock_models::{Arch, extracted, has_network};
 use hemlock_stage::{About, Context, Need, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_victims::{VictimData, VictimSpec};
@@ -32,7 +33,7 @@ pub struct Stage;
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "victim";
     const ABOUT: About = About::new(StageRole::Victim, "train victims on clean data");
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     const INSTEAD: &'static [(&'static str, &'static str)] = &[("extractor", "victim_extractor")];
@@ -69,6 +70,7 @@ impl hemlock_stage::Stage for Stage {
 
     fn accepts(params: &VictimSpec, port: &Port, made_with: &Value) -> Result<(), ParamError> {
         match port.role {
+            "dataset" => params.fits_size(TrainingSize::of(made_with)),
             "features" if !params.victim().reads_images() => Ok(()),
             "features" | "victim_features" => extracted(port, made_with),
             "extractor" | "victim_extractor" if params.victim().reads_images() => {
@@ -89,6 +91,7 @@ impl hemlock_stage::Stage for Stage {
             extractor: victim_extractor.as_ref().or(extractor.as_ref()),
             // Only linear heads read the weight decay, and for these the target is required.
             weight_decay: target.as_ref().map_or(0.0, |target| target.weight_decay),
+            preconditioner: None,
             ctx,
         };
         let own = target.as_ref().filter(|_| victim_features.is_none());

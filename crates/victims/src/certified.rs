@@ -173,7 +173,7 @@ impl Train for &CertifiedLinear {
         let constraint = Constraint::new(&self.constraint, clean, self.quantile, self.neighbors as usize)
             .map_err(|e| ParamError::new("constraint", e.to_string()))?;
         let weight_decay = self.weight_decay.unwrap_or(data.weight_decay);
-        let data = &VictimData { weight_decay, ..*data };
+        let data = &VictimData { weight_decay, preconditioner: None, ..*data };
         let head = on_set(data, change, |set| Ok(StrongConvexity::train(set, &constraint)?))?;
         let test = data.features.test.features.view().mapv(f64::from);
         outcome("samples added within the constraint", &head.certify(test.view())?, data)

@@ -67,7 +67,7 @@ impl DefendedData {
     /// The data of a victim behind the transformation, whose data is `data` without it.
     #[must_use]
     pub fn of<'a>(&'a self, data: &VictimData<'a>) -> VictimData<'a> {
-        VictimData { features: &self.features, images: Some(&self.dataset), ..*data }
+        VictimData { features: &self.features, images: Some(&self.dataset), preconditioner: None, ..*data }
     }
 
     /// Poisons as they are behind the transformation.

@@ -26,6 +26,7 @@ pub use training::{TrainingSetChange, VictimData};
 pub use weight_decay::{ChosenBy, WeightDecayChoice};
 
 use hemlock_artifact::{Outcome, TargetParams, Victim};
+use hemlock_defences::TrainingSize;
 use hemlock_models::Arch;
 use hemlock_stage::{ErrorKind, ParamError, StageError};
 use hemlock_training::freezes;
@@ -178,6 +179,22 @@ impl VictimSpec {
     pub fn fits(&self, arch: Arch) -> Result<(), ParamError> {
         match self {
             Self::FineTune(network) => freezes(arch, network.freeze),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that a training set of this size is large enough for the victim.
+    ///
+    /// # Errors
+    /// Some part of it, or some class, would have no samples or too few.
+    pub fn fits_size(&self, size: TrainingSize) -> Result<(), ParamError> {
+        match self {
+            Self::Linear(exact) => exact.weight_decay.as_ref().map_or(Ok(()), |choice| choice.fits_size(size)),
+            Self::MedianOfMeans(median) => size.require("parts", median.parts, median.parts),
+            Self::Voting(voting) => size.require("heads", voting.heads, voting.heads),
+            Self::Prototypes(Prototypes { trim }) => {
+                size.require_per_class("trim", *trim, trim.saturating_mul(2).saturating_add(1))
+            }
             _ => Ok(()),
         }
     }

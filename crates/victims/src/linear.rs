@@ -103,7 +103,9 @@ impl Train for &LogisticRegression {
         let mut chosen = None;
         let trained = on_samples(data, change, |samples| {
             chosen = self.weight_decay.as_ref().map(|choice| choice.choose(samples, data)).transpose()?;
+            let preconditioner = data.preconditioner.filter(|_| chosen.is_none()).cloned();
             let options = FitOptions {
+                preconditioner,
                 gradient_tolerance: self.tolerance,
                 max_iterations: self.max_iterations as usize,
                 ..FitOptions::new(chosen.unwrap_or(data.weight_decay))

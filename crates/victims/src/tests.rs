@@ -26,7 +26,16 @@ fn features() -> Features {
 
 fn with_data<T>(run: impl FnOnce(&VictimData) -> T) -> T {
     let features = features();
-    context(0, |ctx| run(&VictimData { features: &features, images: None, extractor: None, weight_decay: 1e-3, ctx }))
+    context(0, |ctx| {
+        run(&VictimData {
+            features: &features,
+            images: None,
+            extractor: None,
+            weight_decay: 1e-3,
+            preconditioner: None,
+            ctx,
+        })
+    })
 }
 
 #[test]

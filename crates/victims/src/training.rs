@@ -2,11 +2,12 @@
 
 use hemlock_artifact::{Accuracy, Answers, Dataset, ExtractorArtifact, Features, Outcome, PoisonFeatures, Poisons};
 use hemlock_defences::TrainingData;
-use hemlock_head::{HeadError, Samples};
+use hemlock_head::{HeadError, Preconditioner, Samples};
 use hemlock_models::{extract, open_extractor};
 use hemlock_perturb::FrozenExtractor;
 use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, Array4};
+use std::sync::Arc;
 
 /// The data that every victim trains on and is measured with, whatever the attack.
 #[derive(Clone, Copy)]
@@ -19,6 +20,8 @@ pub struct VictimData<'a> {
     pub extractor: Option<&'a ExtractorArtifact>,
     /// Weight decay of linear heads.
     pub weight_decay: f64,
+    /// A preconditioner for linear heads on these features with this weight decay; without it, every training makes one.
+    pub preconditioner: Option<&'a Arc<Preconditioner>>,
     /// The context of the run.
     pub ctx: &'a Context<'a>,
 }

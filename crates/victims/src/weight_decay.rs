@@ -1,8 +1,8 @@
 //! The weight decay that a victim chooses.
 
 use crate::VictimData;
-use hemlock_defences::TrainingData;
 use hemlock_defences::weight_decay::{Criterion, Trial, choose};
+use hemlock_defences::{TrainingData, TrainingSize};
 use hemlock_head::Samples;
 use hemlock_stage::{ErrorKind, ParamError, StageError};
 use schemars::JsonSchema;
@@ -72,6 +72,11 @@ impl WeightDecayChoice {
         let held_out = if by == ChosenBy::Validation { held_out } else { fifth() };
         let folds = if by == ChosenBy::CrossValidation { folds } else { five() };
         Self { by, grid: grid.clone(), held_out, folds }
+    }
+
+    pub(crate) fn fits_size(&self, size: TrainingSize) -> Result<(), ParamError> {
+        let folds = if self.by == ChosenBy::CrossValidation { self.folds } else { 0 };
+        size.require("weight_decay.folds", folds, folds)
     }
 
     /// Chooses the weight decay for a training set.

@@ -119,6 +119,23 @@ impl Convex {
         }
     }
 
+    /// The radius of a label's set, if that is a ball.
+    pub(super) fn radius(&self, label: usize) -> Option<f64> {
+        match self {
+            Self::Ball(radius) => Some(*radius),
+            Self::Sphere(spheres) => Some(spheres[label].radius),
+            Self::Box { .. } | Self::Slab(_) => None,
+        }
+    }
+
+    /// The centre of a label's set, if that is a ball around another point than the origin.
+    pub(super) fn centre(&self, label: usize) -> Option<&Array1<f64>> {
+        match self {
+            Self::Sphere(spheres) => Some(&spheres[label].centre),
+            Self::Ball(_) | Self::Box { .. } | Self::Slab(_) => None,
+        }
+    }
+
     /// The largest `<direction, z>` over a label's set, and a point that attains it. It is infinite for a slab, unless
     /// the direction is parallel to the slab's own; the point is then zero.
     pub(super) fn extreme(&self, direction: ArrayView1<'_, f64>, label: usize) -> (f64, Array1<f64>) {
