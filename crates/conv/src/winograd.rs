@@ -72,18 +72,27 @@ impl WithSimd for Packing<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let inputs = self.matrices.len() / 9;
-        for (input, taps) in self.matrices.chunks_exact(9).enumerate() {
+    fn with_simd<S: Simd>(mut self, _: S) {
+        for input in 0..self.matrices.len() / 9 {
             for row in 0..LANES {
-                let mut kernel = [[0.0; LANES]; 9];
-                for (tap, to) in kernel.iter_mut().enumerate() {
-                    *to = taps[if self.turned { 8 - tap } else { tap }][row].0;
-                }
-                for (element, values) in transform_weights(&kernel).into_iter().enumerate() {
-                    self.weights[element * inputs + input][row].0 = values;
-                }
+                self.row(input, row);
             }
+        }
+    }
+}
+
+impl Packing<'_> {
+    /// Transforms the weights from one channel.
+    #[inline(always)]
+    fn row(&mut self, input: usize, row: usize) {
+        let taps = &self.matrices[input * 9..][..9];
+        let mut kernel = [[0.0; LANES]; 9];
+        for (tap, to) in kernel.iter_mut().enumerate() {
+            *to = taps[if self.turned { 8 - tap } else { tap }][row].0;
+        }
+        let elements = self.weights[input..].iter_mut().step_by(self.matrices.len() / 9);
+        for (to, values) in elements.zip(transform_weights(&kernel)) {
+            to[row].0 = values;
         }
     }
 }
