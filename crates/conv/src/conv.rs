@@ -2,7 +2,7 @@
 
 use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 use crate::kernel::{Accumulate, Epilogue, Job, Matrix, Phase, Run, Tap};
-use crate::winograd::{BATCH, OUT, Winograd};
+use crate::winograd::{OUT, Winograd, batch};
 use pulp::Arch;
 use rayon::prelude::*;
 use std::sync::OnceLock;
@@ -156,9 +156,9 @@ impl Conv {
 
     /// How many tensors of that shape [`Conv::apply_all`] should be given at once: enough to read the weights seldom.
     #[must_use]
-    pub fn together(&self, shape @ [images, _, height, width]: [usize; 4]) -> usize {
+    pub fn together(&self, shape @ [images, channels, height, width]: [usize; 4]) -> usize {
         let tiles = images * height.div_ceil(OUT) * width.div_ceil(OUT);
-        if self.geometry.is_minimal(shape) { BATCH.div_ceil(tiles.max(1)) } else { 1 }
+        if self.geometry.is_minimal(shape) { batch(channels.div_ceil(LANES)).div_ceil(tiles.max(1)) } else { 1 }
     }
 
     /// [`Conv::apply`] for several tensors at once, which reads the weights less often.

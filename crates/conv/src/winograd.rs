@@ -24,9 +24,10 @@ use transforms::{ELEMENTS, GROUP, Group, Tile, ZERO, tiles, transform_input, tra
 pub(crate) use transforms::OUT;
 
 /// Most tiles of a batch.
-pub(crate) const BATCH: usize = 32;
-/// Memory of the transformed inputs of a batch, in pixels of 16 channels: half of a second-level cache of 1 MiB.
-const MEMORY: usize = 8192;
+const BATCH: usize = 64;
+/// Memory of the transformed inputs of a batch, in pixels of 16 channels: 1.1 MiB, which a second-level cache should
+/// hold. The fewer tiles there are in a batch, the more often weights are read.
+const MEMORY: usize = 18432;
 /// Tiles of the product at the end of a batch.
 const FEW: usize = 4;
 
@@ -97,8 +98,8 @@ impl Packing<'_> {
     }
 }
 
-/// Tiles of a batch.
-fn batch(inputs: usize) -> usize {
+/// Tiles of a batch, for so many input blocks.
+pub(crate) fn batch(inputs: usize) -> usize {
     (MEMORY / (ELEMENTS * inputs) / 16 * 16).clamp(16, BATCH)
 }
 
