@@ -315,9 +315,8 @@ fn speed() {
         let backward = time(&mut || transposed.apply(&x, start, Epilogue::Mask(&x), &mut out));
         let x = [x];
         let gradient = time(&mut || drop(problem.geometry().weight_gradient(&x, &x)));
-        eprintln!(
-            "{channels} channels, {side} x {side}: {taps:.0} over taps, {forward:.0} forward, {backward:.0} backward, {gradient:.0} Gflop/s to the weights"
-        );
+        eprintln!("{channels} channels, {side} x {side}, Gflop/s: {taps:.0} over taps, {forward:.0} forward,");
+        eprintln!("    {backward:.0} backward, {gradient:.0} to the weights, of which other threads do a part");
     }
 }
 
