@@ -10,7 +10,8 @@ before anything is timed. Then they take turns, and a ratio is that of two conse
 - works with networks: the fastest of six ways, which the table names: eager, and compiled by `torch.compile` with two
   modes, each with channels first and last.
 - extraction*, image-gradient*: It runs the same network after `eval()`, with all images in one batch.
-- feature-matching*: Adam moves all images at once, clamped to [0, 1], with as many passes. Hemlock runs the whole stage.
+- feature-matching*: Adam moves all images at once, clamped to [0, 1], with as many passes. Hemlock runs the whole
+  stage.
 - simclr-*, moco-*: It computes both views, the loss, the gradient, and a step of AdamW. Hemlock augments as well.
 - head: `torch.optim.LBFGS` with its line search runs in double precision until it reaches the same gradient norm.
 - gradient-canceling: Poisons are leaves. The loss is the squared norm of the training gradient, whose graph is kept.

@@ -1,8 +1,8 @@
 //! 3x3 convolutions of stride 1 by Winograd's minimal filtering, F(4x4, 3x3).
 //!
 //! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016). A tile of 4x4 outputs is
-//! `A^T [sum over channels (G g G^T) * (B^T d B)] A`, where `d` are the 6x6 inputs of the tile, `g` the weights, and `*`
-//! the product of elements: 36 multiplications for each pair of channels, where the sum over taps takes 144.
+//! `A^T [sum over channels (G g G^T) * (B^T d B)] A`, where `d` are the 6x6 inputs of the tile, `g` the weights, and
+//! `*` the product of elements: 36 multiplications for each pair of channels, where the sum over taps takes 144.
 //!
 //! - The points of the interpolation are 0, ±5/8, ±3/2 and infinity. All constants of both transforms of images are
 //!   exact in f32, and the error is half that of the usual 0, ±1, ±2: twice that of the sum over taps.

@@ -1,7 +1,7 @@
 //! The gradient with respect to the weights, in the same products of elements.
 //!
-//! `B^T d B` and `A d' A^T`, where `d'` is the gradient with respect to the outputs of a tile, are multiplied element by
-//! element and summed over all tiles. `G^T m G` of the sums `m` is the gradient.
+//! `B^T d B` and `A d' A^T`, where `d'` is the gradient with respect to the outputs of a tile, are multiplied element
+//! by element and summed over all tiles. `G^T m G` of the sums `m` is the gradient.
 
 use super::grown;
 use super::transforms::{

@@ -22,8 +22,8 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    /// Tensors for outputs of these `shapes`. `blocks` has the number of the first output of every group of outputs that
-    /// are needed at the same time; the output before it is needed, too.
+    /// Tensors for outputs of these `shapes`. `blocks` has the number of the first output of every group of outputs
+    /// that are needed at the same time; the output before it is needed, too.
     pub(super) fn new(shapes: &[[usize; 4]], blocks: &[usize], kept: Kept, border: usize) -> Self {
         let (mut slots, mut kinds): (Vec<usize>, Vec<[usize; 4]>) = (Vec::new(), Vec::new());
         for (i, shape) in shapes.iter().enumerate() {
