@@ -65,8 +65,8 @@ pub fn command(graph: Graph, arguments: impl IntoIterator<Item = OsString>, prog
     // Backends panic when they fail. The runner catches this and reports an error; the panic's own message goes to the
     // log.
     std::panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
-    let done =
-        catch_unwind(AssertUnwindSafe(|| commands::execute(&args, graph, program, &printer, &cancel))).unwrap_or_else(|_| {
+    let done = catch_unwind(AssertUnwindSafe(|| commands::execute(&args, graph, program, &printer, &cancel)))
+        .unwrap_or_else(|_| {
             Err(anyhow::anyhow!("hemlock failed inside; run it again with -vv and report what it says"))
         });
     match done {

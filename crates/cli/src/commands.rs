@@ -19,9 +19,7 @@ use crate::{
 use anyhow::Result;
 use hemlock_data::{ArchiveOrigin, Cifar, DataError, KnownDataset, Trust};
 use hemlock_models::Backend;
-use hemlock_pipeline::{
-    Format, Graph, Plan, Selection, Spec, Summary, Task, export,
-};
+use hemlock_pipeline::{Format, Graph, Plan, Selection, Spec, Summary, Task, export};
 use hemlock_report::{ReportError, ReportedPipeline, report};
 use hemlock_stage::{Cancel, ChildCommand, Environment, Progress as _, StageError};
 use hemlock_store::{Key, Store};
@@ -35,13 +33,7 @@ use std::{
 };
 
 /// Runs the subcommand that was given. `program` is the path of this command; `None` stands for this process's program.
-pub fn execute(
-    args: &Args,
-    graph: Graph,
-    program: Option<&Path>,
-    printer: &Printer,
-    cancel: &Cancel,
-) -> Result<()> {
+pub fn execute(args: &Args, graph: Graph, program: Option<&Path>, printer: &Printer, cancel: &Cancel) -> Result<()> {
     let env = Environment { data: Some(args.data.clone()), ..Environment::default() };
     let (root, pipelines, device) = (args.root.clone(), args.pipelines.clone(), args.device);
     let project = Project { graph, env, root, pipelines, device };

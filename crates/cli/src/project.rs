@@ -69,11 +69,8 @@ impl Project {
     /// # Errors
     /// There is no such pipeline, no run has the label, or the spec cannot be loaded.
     pub fn spec(&self, named: &str, set: &[Override], label: Option<&str>, runs: bool) -> Result<Spec> {
-        let path = if named.ends_with(".toml") {
-            PathBuf::from(named)
-        } else {
-            self.pipelines.join(format!("{named}.toml"))
-        };
+        let path =
+            if named.ends_with(".toml") { PathBuf::from(named) } else { self.pipelines.join(format!("{named}.toml")) };
         if !path.exists() {
             if let Some(instead) = misplaced(named) {
                 return Err(Usage(instead).into());
@@ -90,14 +87,7 @@ impl Project {
     ///
     /// # Errors
     /// No run has the label, or the spec is wrong. The message names no line, because the text has no file.
-    pub fn spec_of(
-        &self,
-        name: &str,
-        text: &str,
-        set: &[Override],
-        label: Option<&str>,
-        runs: bool,
-    ) -> Result<Spec> {
+    pub fn spec_of(&self, name: &str, text: &str, set: &[Override], label: Option<&str>, runs: bool) -> Result<Spec> {
         let path = self.pipelines.join(format!("{name}.toml"));
         let overrides = self.overrides(&path, set, label, runs)?;
         let nowhere = |e: SpecError| {

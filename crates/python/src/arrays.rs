@@ -3,8 +3,8 @@
 
 use crate::failure::Failed;
 use hemlock_artifact::Matrix;
-use numpy::{Element, PyArray1, PyArray2, PyArrayMethods, PyUntypedArrayMethods};
 use ndarray::{ArrayView2, Dim};
+use numpy::{Element, PyArray1, PyArray2, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use std::sync::Arc;
@@ -76,14 +76,6 @@ impl Floats {
         match array.cast::<PyArray2<f64>>() {
             Ok(array) => Ok(Self::F64(Lent::of(array)?)),
             Err(_) => Err(PyTypeError::new_err("expected a matrix of floats")),
-        }
-    }
-
-    /// Number of rows.
-    pub(crate) fn rows(&self) -> usize {
-        match self {
-            Self::F32(lent) => lent.shape[0],
-            Self::F64(lent) => lent.shape[0],
         }
     }
 

@@ -13,8 +13,6 @@ pub(crate) enum Failed {
     Said(&'static str, String),
     /// A stop that was asked for.
     Interrupted,
-    /// An exception that Python code raised, which Hemlock called.
-    Raised(PyErr),
 }
 
 /// The name of a class of failures, which is the exception's `kind`.
@@ -80,7 +78,6 @@ pub(crate) fn failed(e: impl Failure) -> Failed {
 impl From<Failed> for PyErr {
     fn from(failed: Failed) -> Self {
         match failed {
-            Failed::Raised(e) => e,
             Failed::Interrupted => PyKeyboardInterrupt::new_err("interrupted"),
             Failed::Said("internal", message) => {
                 PyRuntimeError::new_err(format!("hemlock failed inside; please report this: {message}"))

@@ -226,10 +226,10 @@ pub fn attack<'py>(
     Ok((made.features.into_pyarray(py), made.labels.into_pyarray(py), made.base_index.into_pyarray(py), info))
 }
 
-/// One control: its name, the features and labels that it adds, and the rows that it leaves out.
-type MadeControl<'py> = (String, Matrix64<'py>, Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<u32>>);
+/// One control: its name, and the features and labels that it adds.
+type MadeControl<'py> = (String, Matrix64<'py>, Bound<'py, PyArray1<u32>>);
 
-/// Makes the training sets of controls beside poisons: as many as `count` says or, without it, as `poison_fraction` does.
+/// Makes the training sets of controls beside poisons. `size` is the number of poisons, or the poison fraction.
 #[pyfunction]
 #[pyo3(signature = (data, aim, table, size, seed, show=None))]
 pub fn controls<'py>(
@@ -258,7 +258,7 @@ pub fn controls<'py>(
         Ok(hemlock_evaluate::controls(&params, &data, &target.clean, count)?)
     })?;
     let control = |(name, change): (String, hemlock_victims::TrainingSetChange)| {
-        (name, change.features.into_pyarray(py), change.labels.into_pyarray(py), change.removed.into_pyarray(py))
+        (name, change.features.into_pyarray(py), change.labels.into_pyarray(py))
     };
     Ok(made.into_iter().map(control).collect())
 }

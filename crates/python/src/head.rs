@@ -29,12 +29,8 @@ pub fn fit<'py>(
     let (features, labels) = (Floats::of(features)?, labels(given));
     let start = start.map(|start| Head::from_packed(start.as_array().to_owned())).transpose().map_err(failed)?;
     let fit = work(py, None, move |call| {
-        let options = FitOptions {
-            gradient_tolerance: tolerance,
-            max_iterations: steps,
-            start,
-            ..FitOptions::new(weight_decay)
-        };
+        let options =
+            FitOptions { gradient_tolerance: tolerance, max_iterations: steps, start, ..FitOptions::new(weight_decay) };
         let samples = features.samples(&labels, classes)?;
         let fit = hemlock_head::fit(&[samples], &options, &|_, _| call.goes_on()).map_err(failed)?;
         call.check()?;

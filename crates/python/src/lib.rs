@@ -1,5 +1,5 @@
-//! The native half of the module `hemlock` of Python. Its functions take arrays of NumPy's and parameters in JSON, which
-//! the types that read specs parse. The other half, `python/hemlock`, makes these of what users give.
+//! The native half of the module `hemlock` of Python. Its functions take arrays of NumPy's and parameters in JSON,
+//! which the types that read specs parse. The other half, `python/hemlock`, makes these of what users give.
 
 mod arrays;
 mod data;

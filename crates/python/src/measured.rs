@@ -14,13 +14,8 @@ use serde_json::json;
 
 /// An outcome for Python: the training set's name, its numbers in JSON, whether each test sample was classified
 /// correctly, its margin, and the head of a linear victim.
-type MadeOutcome<'py> = (
-    String,
-    String,
-    Bound<'py, PyArray1<bool>>,
-    Bound<'py, PyArray1<f32>>,
-    Option<Bound<'py, PyArray2<f64>>>,
-);
+type MadeOutcome<'py> =
+    (String, String, Bound<'py, PyArray1<bool>>, Bound<'py, PyArray1<f32>>, Option<Bound<'py, PyArray2<f64>>>);
 
 /// An outcome as Python gets it.
 pub(crate) fn made<'py>(py: Python<'py>, name: &str, role: &str, outcome: Outcome) -> MadeOutcome<'py> {

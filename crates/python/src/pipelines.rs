@@ -42,7 +42,8 @@ fn spec_of(project: &Project, (named, content, set, label): &Named, runs: bool) 
         None => project.spec(named, &set, label.as_deref(), runs),
         Some(content) => project.spec_of(named, &as_toml(content)?, &set, label.as_deref(), runs),
     };
-    let options = set.iter().map(|set| format!(" --set '{set}'")).chain(label.iter().map(|label| format!(" --as {label}")));
+    let options =
+        set.iter().map(|set| format!(" --set '{set}'")).chain(label.iter().map(|label| format!(" --as {label}")));
     let called = named.clone() + &options.collect::<String>();
     Ok((spec.map_err(|e| Failed::of(&e))?, called))
 }
@@ -101,13 +102,7 @@ type Request = (Option<String>, bool, bool, NonZeroUsize, bool);
 /// Runs a pipeline. Returns its tasks, in JSON.
 #[pyfunction]
 #[pyo3(signature = (place, named, request, show=None))]
-pub fn run(
-    py: Python<'_>,
-    place: Place,
-    named: Named,
-    request: Request,
-    show: Option<Py<PyAny>>,
-) -> PyResult<String> {
+pub fn run(py: Python<'_>, place: Place, named: Named, request: Request, show: Option<Py<PyAny>>) -> PyResult<String> {
     let (until, force, repair, jobs, allow) = request;
     Ok(work(py, show.as_ref(), move |call| {
         let project = project(place)?;

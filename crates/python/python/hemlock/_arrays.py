@@ -10,9 +10,9 @@ import numpy as np
 
 from ._hemlock import Error
 
-# Features, labels, and pairs of them, of any framework.
-Array = Any
-Pair = "tuple[Array, Array]"
+
+class NoNumbers(Error, TypeError):
+    """Objects where numbers were expected."""
 
 
 def _array(value: Any, name: str) -> np.ndarray:
@@ -39,7 +39,7 @@ def floats(value: Any, name: str, single: bool = False) -> np.ndarray:
         try:
             array = array.astype(np.float64)
         except (TypeError, ValueError) as e:
-            raise Error(f"`{name}` holds objects that are no numbers: {e}") from e
+            raise NoNumbers(f"`{name}` holds objects that are no numbers: {e}") from e
     if array.dtype.kind not in "fiub":
         raise Error(f"`{name}` has the dtype {array.dtype}; expected numbers")
     if array.ndim != 2:

@@ -86,29 +86,28 @@ class Poisons:
 
     def added_to(self, features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
         """A poisoned training set: the clean samples, and the poisons behind them."""
-        clean = np.asarray(features)
-        poisons = self.features.astype(clean.dtype, copy=False)
-        return np.concatenate([clean, poisons]), np.concatenate([np.asarray(labels), self.labels])
+        return _added(self, features, labels)
 
 
 @dataclass(frozen=True)
 class Control:
-    """A training set that differs from clean data in as many samples as a poisoned one, without an attack."""
+    """What a training set without an attack has more than clean data: as many samples as poisons."""
 
     features: np.ndarray
-    """Features that are added, ``[m, d]``."""
+    """The features, ``[m, d]``."""
     labels: np.ndarray
-    """Labels that are added, ``[m]``."""
-    removed: np.ndarray
-    """Rows of clean samples that are left out."""
+    """The labels, ``[m]``."""
 
-    def applied_to(self, features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    def added_to(self, features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
         """The training set of the control."""
-        clean, given = np.asarray(features), np.asarray(labels)
-        stays = np.ones(len(clean), bool)
-        stays[self.removed] = False
-        added = self.features.astype(clean.dtype, copy=False)
-        return np.concatenate([clean[stays], added]), np.concatenate([given[stays], self.labels])
+        return _added(self, features, labels)
+
+
+def _added(added: Poisons | Control, features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The clean samples, and what is added behind them."""
+    clean = np.asarray(features)
+    rows = added.features.astype(clean.dtype, copy=False)
+    return np.concatenate([clean, rows]), np.concatenate([np.asarray(labels), added.labels])
 
 
 @dataclass(frozen=True)
@@ -337,17 +336,14 @@ def controls(
     progress: Any = False,
     **fields: Any,
 ) -> dict[str, Control]:
-    """Training sets without an attack that differ from clean data in as many samples as a poisoned one: flipped labels,
-    duplicates, removals. ``count`` is their number, in place of ``poison_fraction``. ``fields`` are those of
-    ``[evaluate]``: ``controls``, a list of names, and ``sees``."""
+    """Samples to add without an attack, as many as poisons: flipped labels and duplicates. ``count`` is their number, in
+    place of ``poison_fraction``. ``fields`` are those of ``[evaluate]``: ``controls``, a list of names, and ``sees``.
+    """
     given = _Given(features, labels, validation)
     aim = _aim(given, target, weight_decay, seed, progress)
     size = (count, float(poison_fraction))
     made = _hemlock.controls(given.data, aim._native(), table(fields, "controls"), size, seed, shown(progress))
-    found = {}
-    for name, added, numbers, removed in made:
-        found[name] = Control(added, given.labels.labels(numbers), removed.astype(np.int64))
-    return found
+    return {name: Control(added, given.labels.labels(numbers)) for name, added, numbers in made}
 
 
 def _aim(given: _Given, target: Target | None, weight_decay: float | None, seed: int, progress: Any) -> Target:
@@ -382,16 +378,18 @@ def evaluate(
     defence : a kind such as ``"spectral"``, or the fields of ``[defence]``; none by default.
     fields : those of ``[evaluate]``: ``controls``, a list of names, and ``sees``.
     """
-    given = _Given(features, labels, validation, test)
-    poisons, native = given.poisons(poisons)
+    data = _Given(features, labels, validation, test)
+    poisons, native = data.poisons(poisons)
     known = poisons.target if target is None else target
-    aim = _aim(given, known, weight_decay, seed, progress)
-    tables = [None if it is None else table(_fields(it, name), name) for it, name in ((victim, "victim"), (defence, "defence"))]
+    aim = _aim(data, known, weight_decay, seed, progress)
+    own = table(fields, "evaluate")
+    named = ((victim, "victim"), (defence, "defence"))
+    tables = [None if given is None else table(_fields(given, name), name) for given, name in named]
     made, about = _hemlock.evaluate(
-        given.data,
+        data.data,
         aim._native(),
         native,
-        (*tables, table(fields, "evaluate")),
+        (*tables, own),
         seed,
         device,
         shown(progress),
@@ -401,7 +399,7 @@ def evaluate(
         if name == "target" and known is None:
             continue
         info = json.loads(numbers)
-        head = None if packed is None else given.head(packed, info["weight_decay"] or aim.weight_decay)
+        head = None if packed is None else data.head(packed, info["weight_decay"] or aim.weight_decay)
         first = {key: info.pop(key) for key in ("role", "accuracy", "per_class")}
         outcomes[name] = Outcome(**first, right=right, margins=margins, head=head, info=info)
     info = json.loads(about)
@@ -420,8 +418,8 @@ def bounds(
     progress: Any = False,
     **constraint: Any,
 ) -> Bounds:
-    """Bounds of what poisons can do, whatever the attack: the poison fraction that a head needs at least, and the clean
-    loss that a poison fraction can cause at most.
+    """Bounds of what poisons can do, whatever the attack: the poison fraction that a head needs at least, and the
+    clean loss that a poison fraction can cause at most.
 
     Parameters
     ----------

@@ -14,11 +14,14 @@ from ._hemlock import Error
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.exceptions import ConvergenceWarning, NotFittedError
+    from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
 except ImportError:  # scikit-learn's protocol, without scikit-learn.
 
     class ConvergenceWarning(UserWarning):  # type: ignore[no-redef]
         """Training ended before it met its tolerance."""
+
+    class DataConversionWarning(UserWarning):  # type: ignore[no-redef]
+        """Labels came as a column."""
 
     class NotFittedError(ValueError, AttributeError):  # type: ignore[no-redef]
         """The head is not trained yet."""
@@ -49,8 +52,8 @@ except ImportError:  # scikit-learn's protocol, without scikit-learn.
 
 
 class LinearHead(ClassifierMixin, BaseEstimator):
-    """Softmax regression, trained to the minimum of ``mean cross-entropy + weight_decay/2 |W|²`` in 64 bits. Biases are
-    not decayed.
+    """Softmax regression, trained to the minimum of ``mean cross-entropy + weight_decay/2 |W|²`` in 64 bits. Biases
+    are not decayed.
 
     It is scikit-learn's ``LogisticRegression(C=1 / (n * weight_decay))`` for ``n`` samples of more than two classes,
     and ``C = 2 / (n * weight_decay)`` for two: :meth:`matching_C`. Hemlock's attacks are made against it.
@@ -85,6 +88,9 @@ class LinearHead(ClassifierMixin, BaseEstimator):
             raise Error(f"`X` has 0 sample(s) (shape={features.shape}) while a minimum of 1 is required.")
         if features.shape[1] == 0:
             raise Error(f"`X` has 0 feature(s) (shape={features.shape}) while a minimum of 1 is required.")
+        if len(shape := getattr(y, "shape", ())) == 2 and shape[1] == 1:
+            message = "A column-vector y was passed when a 1d array was expected: give one label for each sample"
+            warnings.warn(message, DataConversionWarning, stacklevel=2)
         labels, numbers = Labels.of(y, "y")
         same_length(features, numbers, ("X", "y"))
         if len(labels.classes) < 2:
@@ -159,9 +165,8 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         if len(features) == 0:
             raise Error(f"`X` has 0 sample(s) (shape={features.shape}) while a minimum of 1 is required.")
         if features.shape[1] != self.n_features_in_:
-            raise Error(
-                f"X has {features.shape[1]} features, but LinearHead is expecting {self.n_features_in_} features as input"
-            )
+            found, expected = features.shape[1], self.n_features_in_
+            raise Error(f"X has {found} features, but LinearHead is expecting {expected} features as input")
         scores = _hemlock.scores(self._packed, features, probable)
         if not np.isfinite(scores).all() and not np.isfinite(features).all():
             raise Error("`X` has features that are not finite. Input X contains NaN or infinity")
@@ -179,9 +184,10 @@ class LinearHead(ClassifierMixin, BaseEstimator):
             missing = sorted(set(fitted) - set(names))
             message = "The feature names should match those that were passed during fit.\n"
             if unseen:
-                message += "Feature names unseen at fit time:\n" + "".join(f"- {name}\n" for name in unseen)
+                message += "Feature names unseen at fit time:\n" + "".join(f"- {n}\n" for n in unseen)
             if missing:
-                message += "Feature names seen at fit time, yet now missing:\n" + "".join(f"- {n}\n" for n in missing)
+                message += "Feature names seen at fit time, yet now missing:\n"
+                message += "".join(f"- {n}\n" for n in missing)
             if not unseen and not missing:
                 message += "Feature names must be in the same order as they were in fit.\n"
             raise Error(message)
@@ -203,7 +209,8 @@ class LinearHead(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each sample."""
-        return self.classes_[self._scores(X, probable=False).argmax(axis=1)]
+        numbers = self._scores(X, probable=False).argmax(axis=1)
+        return self.classes_[numbers]
 
     def matching_C(self, samples: int, classes: int | None = None) -> float:
         """The ``C`` of scikit-learn's ``LogisticRegression`` that minimises the same objective on as many samples."""

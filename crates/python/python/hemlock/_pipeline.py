@@ -193,7 +193,8 @@ def run(
     Parameters
     ----------
     spec : the name of a spec in the pipelines folder, the path of a .toml file, or its content as a dictionary.
-    set : overrides, as a dictionary ``{"poison-features.poison_fraction": [0.01, 0.03]}`` or as the command writes them.
+    set : overrides, as a dictionary ``{"poison-features.poison_fraction": [0.01, 0.03]}``, or as the command writes
+        them.
     jobs : the number of tasks that run side by side.
     label : a name for the run, which later stands for its overrides (``--as``).
     until : the last stage to run; all by default. ``force`` runs it again.
@@ -224,8 +225,8 @@ def results(
     pipelines: Any = None,
     frame: str | None = None,
 ) -> Any:
-    """The results of a pipeline, with the columns of ``hemlock results --csv``: a frame of pandas or polars, whichever is
-    installed, and otherwise a list of dictionaries. ``frame`` chooses: ``pandas``, ``polars`` or ``records``."""
+    """The results of a pipeline, with the columns of ``hemlock results --csv``: a frame of pandas or polars, whichever
+    is installed, and otherwise a list of dictionaries. ``frame`` chooses: ``pandas``, ``polars`` or ``records``."""
     place, named = _place(root, data, pipelines, None), _named(spec, set, label, name)
     make = _FRAMES.get(frame) if frame is not None else _frame()
     if make is None:
@@ -298,4 +299,4 @@ def artifacts(
     if isinstance(select, Mapping):
         select = ",".join(f"{field}={v if isinstance(v, str) else json.dumps(v)}" for field, v in select.items())
     made = json.loads(_hemlock.artifacts(place, named, stage, select or ""))
-    return [Artifact(**{**one, "arrays": _Arrays(one["folder"], one.pop("files"))}) for one in made]
+    return [Artifact(**one, arrays=_Arrays(one["folder"], files)) for one in made for files in [one.pop("files")]]
