@@ -251,7 +251,7 @@ wheel-test:
     @if ! command -v maturin >/dev/null; then \
         echo "SKIPPED: there is no maturin (pip install maturin), so no wheel is built and tested" >&2; \
         test -z "${HEMLOCK_REQUIRE_PYTHON:-}"; \
-    else {{just_executable()}} backend={{backend}} wheel wgpu,{{backend}} && crates/python/tests/run {{quote(target / "wheels")}}; fi
+    else {{just_executable()}} backend={{backend}} wheel wgpu,{{backend}} && crates/python/tests/run {{quote(target / "wheels")}} 45; fi
 
 # Hostile variants of specs and of files by other tools, for so many seconds a reader
 [group('develop')]
