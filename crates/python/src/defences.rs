@@ -12,6 +12,9 @@ use hemlock_victims::{TrainingSetChange, VictimData, VictimSpec};
 use numpy::{IntoPyArray, PyArray1, PyArray2};
 use pyo3::prelude::*;
 
+/// Which samples are kept, and the scores of all.
+type Kept<'py> = (Bound<'py, PyArray1<bool>>, Bound<'py, PyArray1<f64>>);
+
 /// Scores how suspicious training samples are. Returns which samples a filter keeps, and the scores of all.
 #[pyfunction]
 #[pyo3(signature = (features, given, classes, table, weight_decay, seed, show=None))]
@@ -25,7 +28,7 @@ pub fn filter<'py>(
     weight_decay: f64,
     seed: u64,
     show: Option<Py<PyAny>>,
-) -> PyResult<(Bound<'py, PyArray1<bool>>, Bound<'py, PyArray1<f64>>)> {
+) -> PyResult<Kept<'py>> {
     let (features, labels) = (Floats::of(features)?, labels(given));
     let spec = parameters::<DefenceSpec>(table)?;
     let filtered = work(py, show.as_ref(), move |_| {

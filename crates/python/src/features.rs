@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 type Matrix64<'py> = Bound<'py, PyArray2<f64>>;
 
 /// The clean head and the target head, `[K, d + 1]`, and what else is known of them, in JSON.
-type GivenTarget<'py> = (PyReadonlyArray2<'py, f64>, PyReadonlyArray2<'py, f64>, String);
+pub(crate) type GivenTarget<'py> = (PyReadonlyArray2<'py, f64>, PyReadonlyArray2<'py, f64>, String);
 
 /// What is known of a target besides its heads. Bounds that are infinite are `null`.
 #[derive(Serialize, Deserialize)]

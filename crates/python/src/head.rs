@@ -11,8 +11,11 @@ use pyo3::prelude::*;
 /// Rows that are converted to 64 bits at a time.
 const ROWS: usize = 8192;
 
-/// Trains a head to the minimum of `mean cross-entropy + weight_decay/2 |W|²`. Returns its parameters `[K, d + 1]`, the
-/// number of steps, the gradient's norm, the objective, and whether the tolerance was met.
+/// The parameters of a trained head, `[K, d + 1]`, the number of steps, the norm of the gradient, the objective, and
+/// whether the tolerance was met.
+type Fitted<'py> = (Bound<'py, PyArray2<f64>>, usize, f64, f64, bool);
+
+/// Trains a head to the minimum of `mean cross-entropy + weight_decay/2 |W|^2`.
 #[pyfunction]
 #[pyo3(signature = (features, given, classes, weight_decay, tolerance, steps, start=None))]
 #[allow(clippy::too_many_arguments)]
@@ -25,7 +28,7 @@ pub fn fit<'py>(
     tolerance: f64,
     steps: usize,
     start: Option<PyReadonlyArray2<'py, f64>>,
-) -> PyResult<(Bound<'py, PyArray2<f64>>, usize, f64, f64, bool)> {
+) -> PyResult<Fitted<'py>> {
     let (features, labels) = (Floats::of(features)?, labels(given));
     let start = start.map(|start| Head::from_packed(start.as_array().to_owned())).transpose().map_err(failed)?;
     let fit = work(py, None, move |call| {

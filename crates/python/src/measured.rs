@@ -2,13 +2,13 @@
 
 use crate::data::Data;
 use crate::failure::{Failed, parameters};
-use crate::features::{GivenPoisons, given_poisons, given_target, seed_of};
-use crate::work::work;
-use hemlock_artifact::{Evaluation, Outcome, TrainingSet};
+use crate::features::{GivenPoisons, GivenTarget, given_poisons, given_target, seed_of};
+use crate::work::{Call, work};
+use hemlock_artifact::{Defence, Evaluation, Outcome, PoisonFeatures, TargetParams, TrainingSet, Victim};
 use hemlock_defences::DefenceSpec;
-use hemlock_stage::Stage;
+use hemlock_stage::{ErrorKind, Stage, StageError};
 use hemlock_victims::VictimSpec;
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray2};
+use numpy::{IntoPyArray, PyArray1, PyArray2};
 use pyo3::prelude::*;
 use serde_json::json;
 
@@ -35,75 +35,111 @@ pub(crate) fn made<'py>(py: Python<'py>, name: &str, role: &str, outcome: Outcom
     (name.to_owned(), about.to_string(), right, margins, head)
 }
 
-/// Trains a victim on clean data, on poisons and on controls, and measures it: what the stages `victim`, `defence` and
-/// `evaluate` do. Returns the outcomes, and what else the evaluation says, in JSON.
-#[pyfunction]
-#[pyo3(signature = (data, aim, poisons, tables, seed, device, show=None))]
-pub fn evaluate<'py>(
-    py: Python<'py>,
-    data: &Bound<'py, Data>,
-    aim: (PyReadonlyArray2<'py, f64>, PyReadonlyArray2<'py, f64>, String),
-    poisons: GivenPoisons<'py>,
-    tables: (Option<String>, Option<String>, String),
+/// What an evaluation is made of.
+struct Asked<'a> {
+    data: &'a Data,
+    target: TargetParams,
+    poisons: PoisonFeatures,
+    victim: Option<VictimSpec>,
+    defence: Option<DefenceSpec>,
+    params: hemlock_evaluate::Params,
     seed: u64,
     device: String,
-    show: Option<Py<PyAny>>,
-) -> PyResult<(Vec<MadeOutcome<'py>>, String)> {
-    let (data, target, poisons) = (data.get(), given_target(&aim)?, given_poisons(&poisons)?);
-    let (victim, defence, table) = tables;
-    let victim = victim.map(|table| parameters::<VictimSpec>(&table)).transpose()?;
-    let defence = defence.map(|table| parameters::<DefenceSpec>(&table)).transpose()?;
-    let params = parameters::<hemlock_evaluate::Params>(&table)?;
-    let found: Evaluation = work(py, show.as_ref(), move |call| {
-        let images = victim.as_ref().is_some_and(|victim| victim.victim().reads_images());
-        if let Some(kind) = victim.as_ref().map(VictimSpec::kind).filter(|_| images) {
-            let message = format!("`victim`: `{kind}` trains on images, and these are features; expected another kind");
-            return Err(Failed::new(hemlock_stage::ErrorKind::Params, message));
+}
+
+impl Asked<'_> {
+    /// Refuses what needs images.
+    fn check(&self) -> Result<(), Failed> {
+        let refuse = |message: String| Err(Failed::new(ErrorKind::Params, message));
+        if let Some(victim) = self.victim.as_ref().filter(|victim| victim.victim().reads_images()) {
+            let kind = victim.kind();
+            return refuse(format!(
+                "`victim`: `{kind}` trains on images, and these are features; expected another kind"
+            ));
         }
-        if let Some(kind) = defence.as_ref().filter(|defence| defence.transform().is_some()).map(|it| it.kind.name()) {
-            let message = format!("`defence`: `{kind}` changes images, and these are features; expected a filter");
-            return Err(Failed::new(hemlock_stage::ErrorKind::Params, message));
+        if let Some(defence) = self.defence.as_ref().filter(|defence| defence.transform().is_some()) {
+            let kind = defence.kind.name();
+            return refuse(format!("`defence`: `{kind}` changes images, and these are features; expected a filter"));
         }
-        let ctx = |seed| call.context(seed, &device);
-        let victim = victim.map(|params| {
-            let inputs = hemlock_victim::Inputs {
-                features: data.features(),
-                target: Some(target.clone()),
-                victim_features: None,
-                dataset: None,
-                extractor: None,
-                victim_extractor: None,
-            };
-            hemlock_victim::Stage::run(&params, inputs, &ctx(seed_of::<hemlock_victim::Stage>(&params, seed)))
-        });
-        let victim = victim.transpose()?;
-        let defence = defence.map(|params| {
-            let inputs = hemlock_defence::Inputs {
-                features: data.features(),
-                target: target.clone(),
-                victim: victim.clone(),
-                victim_features: None,
-                dataset: None,
-                extractor: None,
-                victim_extractor: None,
-                poisons: None,
-            };
-            hemlock_defence::Stage::run(&params, inputs, &ctx(seed))
-        });
+        Ok(())
+    }
+
+    fn victim(&self, call: &Call) -> Result<Option<Victim>, StageError> {
+        let Some(params) = &self.victim else { return Ok(None) };
+        let inputs = hemlock_victim::Inputs {
+            features: self.data.features(),
+            target: Some(self.target.clone()),
+            victim_features: None,
+            dataset: None,
+            extractor: None,
+            victim_extractor: None,
+        };
+        let seed = seed_of::<hemlock_victim::Stage>(params, self.seed);
+        hemlock_victim::Stage::run(params, inputs, &call.context(seed, &self.device)).map(Some)
+    }
+
+    fn defence(&self, victim: Option<&Victim>, call: &Call) -> Result<Option<Defence>, StageError> {
+        let Some(params) = &self.defence else { return Ok(None) };
+        let inputs = hemlock_defence::Inputs {
+            features: self.data.features(),
+            target: self.target.clone(),
+            victim: victim.cloned(),
+            victim_features: None,
+            dataset: None,
+            extractor: None,
+            victim_extractor: None,
+            poisons: None,
+        };
+        hemlock_defence::Stage::run(params, inputs, &call.context(self.seed, &self.device)).map(Some)
+    }
+
+    fn evaluation(self, call: &Call) -> Result<Evaluation, Failed> {
+        self.check()?;
+        let victim = self.victim(call)?;
+        let defence = self.defence(victim.as_ref(), call)?;
+        let ctx = call.context(self.seed, &self.device);
         let inputs = hemlock_evaluate::Inputs {
-            features: data.features(),
-            target,
+            features: self.data.features(),
+            target: self.target,
             victim,
-            defence: defence.transpose()?,
-            poison_features: Some(poisons),
+            defence,
+            poison_features: Some(self.poisons),
             poisons: None,
             dataset: None,
             extractor: None,
             victim_features: None,
             victim_extractor: None,
         };
-        Ok(hemlock_evaluate::Stage::run(&params, inputs, &ctx(seed))?)
-    })?;
+        Ok(hemlock_evaluate::Stage::run(&self.params, inputs, &ctx)?)
+    }
+}
+
+/// Trains a victim on clean data, on poisons and on controls, and measures it: what the stages `victim`, `defence` and
+/// `evaluate` do. `tables` are theirs. Returns the outcomes, and what else the evaluation says, in JSON.
+#[pyfunction]
+#[pyo3(signature = (data, aim, poisons, tables, draws, show=None))]
+pub fn evaluate<'py>(
+    py: Python<'py>,
+    data: &Bound<'py, Data>,
+    aim: GivenTarget<'py>,
+    poisons: GivenPoisons<'py>,
+    tables: (Option<String>, Option<String>, String),
+    draws: (u64, String),
+    show: Option<Py<PyAny>>,
+) -> PyResult<(Vec<MadeOutcome<'py>>, String)> {
+    let (victim, defence, table) = tables;
+    let (seed, device) = draws;
+    let asked = Asked {
+        data: data.get(),
+        target: given_target(&aim)?,
+        poisons: given_poisons(&poisons)?,
+        victim: victim.map(|table| parameters(&table)).transpose()?,
+        defence: defence.map(|table| parameters(&table)).transpose()?,
+        params: parameters(&table)?,
+        seed,
+        device,
+    };
+    let found = work(py, show.as_ref(), move |call| asked.evaluation(call))?;
     let about = json!({
         "attack": found.attack, "victim": found.victim, "poisons": found.poisons,
         "poison_fraction": found.poison_fraction, "objective": found.objective, "bound": found.bound,

@@ -104,7 +104,7 @@ type Request = (Option<String>, bool, bool, NonZeroUsize, bool);
 #[pyo3(signature = (place, named, request, show=None))]
 pub fn run(py: Python<'_>, place: Place, named: Named, request: Request, show: Option<Py<PyAny>>) -> PyResult<String> {
     let (until, force, repair, jobs, allow) = request;
-    Ok(work(py, show.as_ref(), move |call| {
+    work(py, show.as_ref(), move |call| {
         let project = project(place)?;
         let (spec, _) = spec_of(&project, &named, true)?;
         let plan = plan_of(&project, &spec)?;
@@ -150,7 +150,7 @@ pub fn run(py: Python<'_>, place: Place, named: Named, request: Request, show: O
                 })
             }
         }
-    })?)
+    })
 }
 
 /// The results of a pipeline: one JSON object per result, or all as comma-separated values, as the command prints them;
@@ -209,13 +209,13 @@ pub fn artifacts(
             }
             call.check()?;
             keys.push(task.key);
-            let there = store.lookup(task.stage, &task.key).map_err(|e| failed(e))?;
+            let there = store.lookup(task.stage, &task.key).map_err(failed)?;
             if there.is_none() {
                 let message = format!("{} is not there yet; run `hemlock {stage} {called}` first", task.folder());
                 return Err(Failed::new(ErrorKind::Artifact, message));
             }
             let checked = store.verify(task.stage, &task.key);
-            let manifest = checked.map_err(|e| failed(e))?;
+            let manifest = checked.map_err(failed)?;
             made.push(json!({
                 "stage": task.stage, "node": node, "key": task.key, "params": task.params,
                 "seed": task.identity.seed, "folder": store.artifact_dir(task.stage, &task.key),

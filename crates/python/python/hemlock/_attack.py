@@ -390,8 +390,7 @@ def evaluate(
         aim._native(),
         native,
         (*tables, own),
-        seed,
-        device,
+        (seed, device),
         shown(progress),
     )
     outcomes = {}

@@ -51,8 +51,7 @@ def evaluate(
     aim: _Heads,
     poisons: _Poisons,
     tables: tuple[str | None, str | None, str],
-    seed: int,
-    device: str,
+    draws: tuple[int, str],
     show: _Show = None,
 ) -> tuple[list[tuple[str, str, NDArray[np.bool_], NDArray[np.float32], NDArray[np.float64] | None]], str]: ...
 def filter(
