@@ -13,7 +13,7 @@ use crate::{
     args::{self, Args, Changes, Command, Commands, DataArgs, Fixed, FormatArg, Label, OneStage, Pipeline},
     exit::Usage,
     printer::Printer,
-    project::{Project, RunRequest, failures},
+    project::{ProjectContext, RunRequest, failures},
     render,
 };
 use anyhow::Result;
@@ -36,7 +36,7 @@ use std::{
 pub fn execute(args: &Args, graph: Graph, program: Option<&Path>, printer: &Printer, cancel: &Cancel) -> Result<()> {
     let env = Environment { data: Some(args.data.clone()), ..Environment::default() };
     let (root, pipelines, device) = (args.root.clone(), args.pipelines.clone(), args.device);
-    let project = Project { graph, env, root, pipelines, device };
+    let project = ProjectContext { graph, env, root, pipelines, device };
     let app = App { args, printer, cancel, project, program };
     let command = match &args.command {
         Command::Fixed(command) => command,
@@ -104,7 +104,7 @@ struct App<'a> {
     args: &'a Args,
     printer: &'a Printer,
     cancel: &'a Cancel,
-    project: Project,
+    project: ProjectContext,
     program: Option<&'a Path>,
 }
 

@@ -16,7 +16,7 @@ use std::{
 };
 
 /// Where a project's specs, data and artifacts are, and the device to compute on.
-pub struct Project {
+pub struct ProjectContext {
     /// The stages of its pipelines.
     pub graph: Graph,
     /// Where raw data is found.
@@ -47,7 +47,7 @@ pub struct RunRequest<'a> {
 }
 
 /// The results of a plan so far.
-pub struct Results {
+pub struct FoundResults {
     /// One row per result, at least one.
     pub rows: Vec<ResultRow>,
     /// Number of results that are still missing.
@@ -56,7 +56,7 @@ pub struct Results {
     pub elsewhere: Option<String>,
 }
 
-impl Project {
+impl ProjectContext {
     /// The store of its artifacts.
     #[must_use]
     pub fn store(&self) -> Store {
@@ -216,7 +216,7 @@ impl Project {
     ///
     /// # Errors
     /// There are none yet, or an artifact is damaged.
-    pub fn results(&self, spec: &Spec, plan: &Plan, named: &str) -> Result<Results> {
+    pub fn results(&self, spec: &Spec, plan: &Plan, named: &str) -> Result<FoundResults> {
         if !plan.tasks.iter().any(Task::is_evaluation) {
             return Err(Usage(format!("'{}' has no [evaluate], and so no results", spec.name)).into());
         }
@@ -225,7 +225,7 @@ impl Project {
         if rows.is_empty() {
             return Err(none(spec, plan, named, elsewhere).into());
         }
-        Ok(Results { rows, missing, elsewhere })
+        Ok(FoundResults { rows, missing, elsewhere })
     }
 
     /// Says why a plan has no results although something was run: the run had other overrides, or the spec has changed.

@@ -10,8 +10,8 @@ use pyo3::prelude::*;
 type Given<'py> = (Bound<'py, PyArray2<f32>>, Bound<'py, PyArray1<u32>>);
 
 /// Features and labels of a training set, and of what is held out. The features stay where NumPy has them.
-#[pyclass(frozen, module = "hemlock._hemlock")]
-pub struct Data {
+#[pyclass(frozen, name = "Data", module = "hemlock._hemlock")]
+pub struct GivenData {
     classes: Vec<String>,
     train: Split,
     validation: Split,
@@ -34,7 +34,7 @@ impl Split {
 }
 
 #[pymethods]
-impl Data {
+impl GivenData {
     /// `classes` are the names of the classes, which labels index. Without a test set, the training set stands for it:
     /// the caller leaves out what is measured there.
     #[new]
@@ -55,7 +55,7 @@ impl Data {
     }
 }
 
-impl Data {
+impl GivenData {
     /// The features of all splits. They share the memory.
     pub(crate) fn features(&self) -> Features {
         Features {

@@ -1,7 +1,7 @@
 //! Filters of training sets, and certified classifiers.
 
 use crate::arrays::{Floats, labels};
-use crate::data::Data;
+use crate::data::GivenData;
 use crate::failure::{Failed, failed, parameters};
 use crate::features::seed_of;
 use crate::measured::made;
@@ -54,7 +54,7 @@ type Certified<'py> =
 #[pyo3(signature = (data, table, weight_decay, seed, show=None))]
 pub fn certify<'py>(
     py: Python<'py>,
-    data: &Bound<'py, Data>,
+    data: &Bound<'py, GivenData>,
     table: &str,
     weight_decay: f64,
     seed: u64,

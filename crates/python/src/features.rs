@@ -1,6 +1,6 @@
 //! Attacks on features, controls beside them, and bounds of what they can do.
 
-use crate::data::Data;
+use crate::data::GivenData;
 use crate::failure::{Failed, failed, parameters};
 use crate::work::work;
 use hemlock_artifact::{AttackSpec, Bounds, CurvePoint, PathPoint, PoisonFeatures, SteppedBack, TargetParams};
@@ -121,7 +121,7 @@ fn text(value: &impl Serialize) -> Result<String, Failed> {
 #[pyo3(signature = (data, table, seed, show=None))]
 pub fn target<'py>(
     py: Python<'py>,
-    data: &Bound<'py, Data>,
+    data: &Bound<'py, GivenData>,
     table: &str,
     seed: u64,
     show: Option<Py<PyAny>>,
@@ -201,7 +201,7 @@ type Made<'py> = (Bound<'py, PyArray2<f32>>, Bound<'py, PyArray1<u32>>, Bound<'p
 #[pyo3(signature = (data, aim, table, seed, show=None))]
 pub fn attack<'py>(
     py: Python<'py>,
-    data: &Bound<'py, Data>,
+    data: &Bound<'py, GivenData>,
     aim: GivenTarget<'py>,
     table: &str,
     seed: u64,
@@ -234,7 +234,7 @@ type MadeControl<'py> = (String, Matrix64<'py>, Bound<'py, PyArray1<u32>>);
 #[pyo3(signature = (data, aim, table, size, seed, show=None))]
 pub fn controls<'py>(
     py: Python<'py>,
-    data: &Bound<'py, Data>,
+    data: &Bound<'py, GivenData>,
     aim: GivenTarget<'py>,
     table: &str,
     size: (Option<usize>, f64),
@@ -290,7 +290,7 @@ fn neighbors() -> u32 {
 #[allow(clippy::too_many_arguments)]
 pub fn bounds(
     py: Python<'_>,
-    data: &Bound<'_, Data>,
+    data: &Bound<'_, GivenData>,
     clean: PyReadonlyArray2<'_, f64>,
     heads: Vec<PyReadonlyArray2<'_, f64>>,
     table: &str,

@@ -18,7 +18,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _hemlock {
     #[pymodule_export]
-    use super::data::Data;
+    use super::data::GivenData;
     #[pymodule_export]
     use super::defences::{certify, filter};
     #[pymodule_export]

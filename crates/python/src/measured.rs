@@ -1,6 +1,6 @@
 //! What victims are worth after training on poisons and on controls.
 
-use crate::data::Data;
+use crate::data::GivenData;
 use crate::failure::{Failed, parameters};
 use crate::features::{GivenPoisons, GivenTarget, given_poisons, given_target, seed_of};
 use crate::work::{Call, work};
@@ -37,7 +37,7 @@ pub(crate) fn made<'py>(py: Python<'py>, name: &str, role: &str, outcome: Outcom
 
 /// What an evaluation is made of.
 struct Asked<'a> {
-    data: &'a Data,
+    data: &'a GivenData,
     target: TargetParams,
     poisons: PoisonFeatures,
     victim: Option<VictimSpec>,
@@ -120,7 +120,7 @@ impl Asked<'_> {
 #[pyo3(signature = (data, aim, poisons, tables, draws, show=None))]
 pub fn evaluate<'py>(
     py: Python<'py>,
-    data: &Bound<'py, Data>,
+    data: &Bound<'py, GivenData>,
     aim: GivenTarget<'py>,
     poisons: GivenPoisons<'py>,
     tables: (Option<String>, Option<String>, String),

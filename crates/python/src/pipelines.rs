@@ -2,7 +2,7 @@
 
 use crate::failure::{Failed, failed};
 use crate::work::{Call, work};
-use hemlock::project::{Project, Results, RunRequest, failures};
+use hemlock::project::{FoundResults, ProjectContext, RunRequest, failures};
 use hemlock_pipeline::{Event, Observer, Override, Plan, Selection, Spec, TaskOutcome, as_csv};
 use hemlock_stage::{Environment, ErrorKind};
 use pyo3::prelude::*;
@@ -28,14 +28,18 @@ fn wrong(message: String) -> Failed {
     Failed::new(ErrorKind::Params, message)
 }
 
-fn project((root, data, pipelines, device): Place) -> Result<Project, Failed> {
+fn project((root, data, pipelines, device): Place) -> Result<ProjectContext, Failed> {
     let env = Environment { data: Some(data), commands: Vec::new() };
     let device = device.parse().map_err(|e| wrong(format!("`device`: {e}")))?;
-    Ok(Project { graph: hemlock::graph(), env, root, pipelines, device })
+    Ok(ProjectContext { graph: hemlock::graph(), env, root, pipelines, device })
 }
 
 /// The spec that is named, and what commands call it.
-fn spec_of(project: &Project, (named, content, set, label): &Named, runs: bool) -> Result<(Spec, String), Failed> {
+fn spec_of(
+    project: &ProjectContext,
+    (named, content, set, label): &Named,
+    runs: bool,
+) -> Result<(Spec, String), Failed> {
     let parse = |text: &String| text.parse::<Override>().map_err(|e| wrong(format!("`set`: '{text}': {e}")));
     let set = set.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let spec = match content {
@@ -71,7 +75,7 @@ fn first_null(value: &Value) -> Option<String> {
     }
 }
 
-fn plan_of(project: &Project, spec: &Spec) -> Result<Plan, Failed> {
+fn plan_of(project: &ProjectContext, spec: &Spec) -> Result<Plan, Failed> {
     project.plan(spec).map_err(|e| Failed::of(&e))
 }
 
@@ -169,7 +173,7 @@ pub fn results(
         let (spec, called) = spec_of(&project, &named, false)?;
         let plan = plan_of(&project, &spec)?;
         let found = project.results(&spec, &plan, &called).map_err(|e| Failed::of(&e))?;
-        let Results { rows, missing, elsewhere } = found;
+        let FoundResults { rows, missing, elsewhere } = found;
         let internal = |e: &dyn std::fmt::Display| Failed::internal(e.to_string());
         let texts = if csv {
             vec![as_csv(rows.iter(), |measured| format!("{measured:?}")).map_err(|e| internal(&e))?]

@@ -4,7 +4,7 @@ use super::App;
 use crate::{
     args::{Changes, Form, Pipeline},
     exit::Usage,
-    project::Results,
+    project::FoundResults,
     render,
     results::{self, FILE_WIDTH, TableRow, TableView},
 };
@@ -32,7 +32,7 @@ impl App<'_> {
     pub(super) fn results(&self, pipeline: &Pipeline, form: &Form) -> Result<()> {
         let (spec, plan) = self.planned(pipeline)?;
         let named = self.named(pipeline);
-        let Results { mut rows, missing, elsewhere } = self.project.results(&spec, &plan, &named)?;
+        let FoundResults { mut rows, missing, elsewhere } = self.project.results(&spec, &plan, &named)?;
         if form.json {
             rows.iter().try_for_each(|row| self.printer.result(&serde_json::to_string(row)?))?;
         } else if form.csv {
