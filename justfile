@@ -191,7 +191,7 @@ compare-backends NAME A B *ARGS: (first-build A + "," + B)
 
 # Everything CI runs, cheapest first
 [group('develop')]
-test: lint deny book unit fuzz quickstart test-cluster test-wgpu check-cuda
+test: lint deny book unit wheel-test fuzz quickstart test-cluster test-wgpu check-cuda
 
 # Formatting, spelling, clippy, documentation
 [group('develop')]
@@ -237,6 +237,21 @@ unit:
     @command -v chromium >/dev/null || echo "SKIPPED: there is no chromium, so no browser opens the report" >&2
     @${HEMLOCK_PYTHON:-python3} -c "import numpy, safetensors" 2>/dev/null || echo "SKIPPED: there is no python3 with numpy and safetensors, so the README's Python is not run, and no extractor in a process is tested" >&2
     if command -v cargo-nextest >/dev/null; then cargo nextest run --release --workspace {{tested}}; else cargo test --release --workspace {{tested}}; fi
+
+# Build the Python module and the command as one wheel, in target/wheels: just wheel, then pip install it (docs/python.md)
+[group('develop')]
+wheel BACKENDS=backend:
+    @command -v maturin >/dev/null || { echo "error: there is no maturin (pip install maturin), which builds the wheel" >&2; exit 2; }
+    @rm -f {{quote(target / "wheels")}}/hemlock_poisoning-*.whl
+    maturin build --release --manifest-path crates/python/Cargo.toml --features {{BACKENDS}} --out {{quote(target / "wheels")}}
+
+# Install the wheel into a fresh environment, and run its tests there. It is built with the backends of the tests, which are there
+[group('develop')]
+wheel-test:
+    @if ! command -v maturin >/dev/null; then \
+        echo "SKIPPED: there is no maturin (pip install maturin), so no wheel is built and tested" >&2; \
+        test -z "${HEMLOCK_REQUIRE_PYTHON:-}"; \
+    else {{just_executable()}} backend={{backend}} wheel wgpu,{{backend}} && crates/python/tests/run {{quote(target / "wheels")}} 45; fi
 
 # Hostile variants of specs and of files by other tools, for so many seconds a reader
 [group('develop')]

@@ -31,5 +31,5 @@ pub use features::{FeatureSplit, Features, Normalization};
 pub use groups::TestGroups;
 pub use measured::{Measured, Role, TrainingSet};
 pub use poisons::{CurvePoint, LearnerState, OUTLIER, PoisonFeatures, PoisonFit, Poisons, Stopped, median};
-pub use stored::{Matrix, Pixels, Stored};
+pub use stored::{Lent, Matrix, Pixels, Stored};
 pub use target::{Bounds, PathPoint, SteppedBack, TargetParams};

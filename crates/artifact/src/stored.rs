@@ -1,5 +1,6 @@
 //! Arrays that may be larger than memory.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,7 +24,14 @@ enum Place<T, D: Dimension> {
     File(Arc<Mapped<T>>),
     /// A file without a name, whose array has as many axes as `D`.
     Scratch(Scratch<T>),
+    /// Memory that belongs to somebody else, and is read only.
+    Lent(Arc<dyn Lent<T>>, D),
 }
+
+/// Memory of an array that somebody else owns, such as the host language of a library.
+pub trait Lent<T>: AsRef<[T]> + fmt::Debug + Send + Sync {}
+
+impl<T, A: AsRef<[T]> + fmt::Debug + Send + Sync> Lent<T> for A {}
 
 impl<T: Element, D: Dimension> Stored<T, D> {
     /// Makes an array of zeros in a file without a name, in the folder `dir`.
@@ -34,6 +42,14 @@ impl<T: Element, D: Dimension> Stored<T, D> {
         Ok(Self(Place::Scratch(Scratch::zeros(dir, shape.slice())?)))
     }
 
+    /// An array that stays where it is, in C order. Returns `None` if the memory is not that of an array of this shape.
+    #[must_use]
+    pub fn lent(memory: Arc<dyn Lent<T>>, shape: D) -> Option<Self> {
+        let volume = shape.slice().iter().try_fold(1usize, |volume, axis| volume.checked_mul(*axis));
+        let fits = volume == Some((*memory).as_ref().len());
+        fits.then_some(Self(Place::Lent(memory, shape)))
+    }
+
     /// A view of the array.
     #[must_use]
     pub fn view(&self) -> ArrayView<'_, T, D> {
@@ -41,6 +57,7 @@ impl<T: Element, D: Dimension> Stored<T, D> {
             Place::Memory(array) => return array.view(),
             Place::File(mapped) => (mapped.shape(), mapped.data()),
             Place::Scratch(scratch) => (scratch.shape(), scratch.data()),
+            Place::Lent(memory, shape) => (shape.slice(), (**memory).as_ref()),
         };
         match ArrayView::from_shape(dimension::<D>(shape), data) {
             Ok(view) => view,
@@ -48,9 +65,10 @@ impl<T: Element, D: Dimension> Stored<T, D> {
         }
     }
 
-    /// A mutable view of the array. An array in an artifact's file is copied into memory first.
+    /// A mutable view of the array. An array in an artifact's file, or in memory that is lent, is copied into memory
+    /// first.
     pub fn view_mut(&mut self) -> ArrayViewMut<'_, T, D> {
-        if let Place::File(_) = self.0 {
+        if let Place::File(_) | Place::Lent(..) = self.0 {
             self.0 = Place::Memory(self.view().to_owned());
         }
         match &mut self.0 {
@@ -62,7 +80,7 @@ impl<T: Element, D: Dimension> Stored<T, D> {
                     Err(e) => unreachable!("a mapped array fills its shape: {e}"),
                 }
             }
-            Place::File(_) => unreachable!("it was copied"),
+            Place::File(_) | Place::Lent(..) => unreachable!("it was copied"),
         }
     }
 
@@ -97,11 +115,12 @@ impl<T, D: Dimension> From<Array<T, D>> for Stored<T, D> {
     }
 }
 
-/// An array in an artifact's file is shared. Any other is copied into memory.
+/// An array in an artifact's file, or in memory that is lent, is shared. Any other is copied into memory.
 impl<T: Element, D: Dimension> Clone for Stored<T, D> {
     fn clone(&self) -> Self {
         match &self.0 {
             Place::File(mapped) => Self(Place::File(Arc::clone(mapped))),
+            Place::Lent(memory, shape) => Self(Place::Lent(Arc::clone(memory), shape.clone())),
             Place::Memory(_) | Place::Scratch(_) => self.view().to_owned().into(),
         }
     }
@@ -145,6 +164,20 @@ mod tests {
             assert_eq!(Matrix::read(&reader, name).unwrap(), scratch);
             let error = Stored::<f32, Ix4>::read(&reader, name).unwrap_err().to_string();
             assert!(error.contains("has 2 axes; expected 4"), "{error}");
+        }
+    }
+
+    #[test]
+    fn lent_memory_is_viewed_where_it_is() {
+        let memory: Arc<dyn Lent<f32>> = Arc::new(numbers().into_raw_vec_and_offset().0);
+        let place = (*memory).as_ref().as_ptr();
+        let mut lent = Matrix::lent(Arc::clone(&memory), Dim([3, 4])).unwrap();
+        assert_eq!((lent.view(), lent.view().as_ptr()), (numbers().view(), place));
+        assert_eq!(lent.clone().view().as_ptr(), place);
+        lent.view_mut()[[0, 0]] = 7.0;
+        assert_eq!(((*memory).as_ref()[0], lent.view()[[0, 0]]), (0.0, 7.0), "a change stays in a copy");
+        for shape in [[4, 4], [usize::MAX, 2], [0, 0]] {
+            assert!(Matrix::lent(Arc::clone(&memory), Dim(shape)).is_none());
         }
     }
 

@@ -10,7 +10,7 @@ use hemlock_data::{Cifar, KnownDataset};
 use hemlock_models::Backend;
 use hemlock_pipeline::{Graph, Override, Selection};
 use hemlock_store::Key;
-use std::{num::NonZeroUsize, path::PathBuf, str::FromStr, sync::OnceLock};
+use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, str::FromStr, sync::OnceLock};
 
 /// Measures how fragile a frozen feature extractor with a linear head is under indiscriminate data poisoning.
 #[derive(Debug, Parser)]
@@ -130,9 +130,12 @@ pub fn misplaced(argument: &str) -> Option<String> {
 
 /// Parses the command line, for the stages of a graph. An error has a message of its own if the parser's would not
 /// help.
-pub fn parse(graph: &Graph) -> Result<Args, (clap::Error, Option<String>)> {
+pub fn parse(
+    graph: &Graph,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<Args, (clap::Error, Option<String>)> {
     STAGES.get_or_init(|| stages(graph));
-    Args::try_parse().map_err(|e| {
+    Args::try_parse_from(arguments).map_err(|e| {
         let hint = match (e.kind(), e.get(ContextKind::InvalidArg)) {
             (ErrorKind::UnknownArgument, Some(ContextValue::String(argument))) => misplaced(argument),
             _ => None,

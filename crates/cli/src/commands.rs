@@ -10,19 +10,18 @@ mod self_test;
 mod submit;
 
 use crate::{
-    args::{self, Args, Changes, Command, Commands, DataArgs, Fixed, FormatArg, Label, OneStage, Pipeline, misplaced},
+    args::{self, Args, Changes, Command, Commands, DataArgs, Fixed, FormatArg, Label, OneStage, Pipeline},
     exit::Usage,
     printer::Printer,
+    project::{ProjectContext, RunRequest, failures},
     render,
 };
 use anyhow::Result;
 use hemlock_data::{ArchiveOrigin, Cifar, DataError, KnownDataset, Trust};
 use hemlock_models::Backend;
-use hemlock_pipeline::{
-    Format, Graph, Override, Plan, RunOptions, Selection, Spec, Summary, Task, commands, export, history, nearest, run,
-};
+use hemlock_pipeline::{Format, Graph, Plan, Selection, Spec, Summary, Task, export};
 use hemlock_report::{ReportError, ReportedPipeline, report};
-use hemlock_stage::{Cancel, ChildCommand, Environment, Progress as _, StageError, VALUE, short};
+use hemlock_stage::{Cancel, ChildCommand, Environment, Progress as _, StageError};
 use hemlock_store::{Key, Store};
 use run_reporter::RunReporter;
 use serde_json::json;
@@ -33,10 +32,12 @@ use std::{
     sync::OnceLock,
 };
 
-/// Runs the subcommand that was given.
-pub fn execute(args: &Args, graph: Graph, printer: &Printer, cancel: &Cancel) -> Result<()> {
+/// Runs the subcommand that was given. `program` is the path of this command; `None` stands for this process's program.
+pub fn execute(args: &Args, graph: Graph, program: Option<&Path>, printer: &Printer, cancel: &Cancel) -> Result<()> {
     let env = Environment { data: Some(args.data.clone()), ..Environment::default() };
-    let app = App { args, printer, cancel, graph, env };
+    let (root, pipelines, device) = (args.root.clone(), args.pipelines.clone(), args.device);
+    let project = ProjectContext { graph, env, root, pipelines, device };
+    let app = App { args, printer, cancel, project, program };
     let command = match &args.command {
         Command::Fixed(command) => command,
         Command::Stage(stage, one) => return app.stage(stage, one),
@@ -103,88 +104,16 @@ struct App<'a> {
     args: &'a Args,
     printer: &'a Printer,
     cancel: &'a Cancel,
-    graph: Graph,
-    env: Environment,
+    project: ProjectContext,
+    program: Option<&'a Path>,
 }
 
 impl App<'_> {
     /// Loads the spec of a pipeline, with its overrides. `runs`: the command runs the pipeline, so its label may be
     /// new.
     fn spec(&self, pipeline: &Pipeline, runs: bool) -> Result<Spec> {
-        let named = &pipeline.pipeline;
-        let path = if named.ends_with(".toml") {
-            PathBuf::from(named)
-        } else {
-            self.args.pipelines.join(format!("{named}.toml"))
-        };
-        if !path.exists() {
-            if let Some(instead) = misplaced(named) {
-                return Err(Usage(instead).into());
-            }
-            let reason = format!("{} is not there", short(&path.display().to_string(), VALUE));
-            return Err(self.no_pipeline(named, &reason));
-        }
-        let overrides = self.overrides(&path, &pipeline.changes, runs)?;
-        Ok(Spec::load(&path, &overrides, &self.graph)?)
-    }
-
-    /// The overrides that were given or, if a label was given, those of the run with that label.
-    fn overrides(&self, spec: &Path, Changes { set, label }: &Changes, runs: bool) -> Result<Vec<Override>> {
-        let Some(Label(label)) = label else { return Ok(set.clone()) };
-        let known = history(spec, &self.store())?;
-        let named = known.iter().find(|asked| asked.label.as_ref() == Some(label));
-        let given: Vec<String> = set.iter().map(ToString::to_string).collect();
-        match named {
-            Some(asked) if set.is_empty() => {
-                let parse = |o: &String| o.parse().map_err(|e| Usage(format!("--as {label}: {e}")));
-                Ok(asked.overrides.iter().map(parse).collect::<Result<_, _>>()?)
-            }
-            Some(asked) if runs || asked.overrides == given => Ok(set.clone()),
-            Some(_) => {
-                let message = format!(
-                    "--as {label} stands for the overrides of that run, which are others; give one of --as and --set"
-                );
-                Err(Usage(message).into())
-            }
-            None if runs => Ok(set.clone()),
-            None => {
-                let spec = spec.file_stem().unwrap_or_default().to_string_lossy();
-                let labels: Vec<&str> = known.iter().filter_map(|asked| asked.label.as_deref()).collect();
-                let expected = match (nearest(label, &labels), labels.is_empty()) {
-                    (_, true) => format!("none has a name, which `hemlock run {spec} --as NAME` gives"),
-                    (Some(meant), _) => format!("did you mean `{meant}`?"),
-                    (None, _) => format!("`hemlock results {spec} --list` lists them"),
-                };
-                Err(Usage(format!("no run of '{spec}' is named '{label}'; {expected}")).into())
-            }
-        }
-    }
-
-    /// Paths of all specs in the pipelines folder.
-    fn specs(&self) -> Vec<PathBuf> {
-        let mut paths: Vec<PathBuf> = std::fs::read_dir(&self.args.pipelines)
-            .map(|dir| dir.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "toml")).collect())
-            .unwrap_or_default();
-        paths.sort();
-        paths
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.specs().iter().filter_map(|p| Some(p.file_stem()?.to_str()?.to_owned())).collect()
-    }
-
-    fn no_pipeline(&self, named: &str, reason: &str) -> anyhow::Error {
-        let known = self.names();
-        let known: Vec<&str> = known.iter().map(String::as_str).collect();
-        let folder = self.args.pipelines.display();
-        let expected = match (nearest(named, &known), known.len()) {
-            (_, 0) => format!("there are no specs in {folder}; from another folder, -C DIR says where the project is"),
-            (Some(meant), _) => format!("did you mean `{meant}`?"),
-            (None, 0..=8) => format!("expected one of {}", known.join(", ")),
-            (None, n) => format!("expected one of {} and {} more in {folder}", known[..6].join(", "), n - 6),
-        };
-        let named = short(named, VALUE);
-        Usage(format!("there is no pipeline '{named}': {reason}; {expected}")).into()
+        let Changes { set, label } = &pipeline.changes;
+        self.project.spec(&pipeline.pipeline, set, label.as_ref().map(|Label(label)| label.as_str()), runs)
     }
 
     fn planned(&self, pipeline: &Pipeline) -> Result<(Spec, Plan)> {
@@ -192,22 +121,17 @@ impl App<'_> {
     }
 
     fn plan_of(&self, spec: Spec) -> Result<(Spec, Plan)> {
-        let plan = Plan::new(&spec, &self.graph, &self.env)?;
+        let plan = self.project.plan(&spec)?;
         Ok((spec, plan))
     }
 
     fn store(&self) -> Store {
-        Store::new(&self.args.root)
+        self.project.store()
     }
 
-    fn known_stage(&self, stage: &str) -> Result<()> {
-        let known = self.graph.stages();
-        if known.contains(&stage) {
-            return Ok(());
-        }
-        let meant = nearest(stage, &known).map_or_else(String::new, |meant| format!("; did you mean `{meant}`?"));
-        let stage = short(stage, VALUE);
-        Err(Usage(format!("there is no stage '{stage}'; expected one of {}{meant}", known.join(", "))).into())
+    /// The program that further processes of this command are of.
+    fn program(&self) -> Result<PathBuf> {
+        Ok(self.program.map_or_else(std::env::current_exe, |program| Ok(program.to_owned()))?)
     }
 
     fn stage(&self, stage: &str, one: &OneStage) -> Result<()> {
@@ -226,28 +150,18 @@ impl App<'_> {
             }
             return Ok(());
         }
-        let store = self.store();
-        let options = RunOptions {
+        let request = RunRequest {
             until: what.until,
             only: what.only,
-            force: what.until.filter(|_| what.force),
+            force: what.force,
             label: pipeline.changes.label.as_ref().map(|Label(label)| label.as_str()),
             repair: what.repair,
             jobs: what.jobs.unwrap_or(NonZeroUsize::MIN),
-            backend: &self.args.device.to_string(),
-            devices: &hemlock_models::device::names_of(self.args.device),
-            deterministic: self.args.device.is_deterministic(),
-            probe: &|| Ok(hemlock_models::device::open(self.args.device).map(|_| ())?),
-            env: &self.env,
-            progress: self.printer,
-            cancel: self.cancel,
         };
-        let commands = commands(&plan, &self.graph, &store, &options)?;
-        let env = self.permitted(&spec, commands, what.commands)?;
-        let options = RunOptions { env: &env, ..options };
         let reporter = RunReporter::new(self.printer, &plan, what.until, self.args.verbose > 0, what.on_the_way);
-        let summary = run(&plan, &self.graph, &store, &options, &reporter)?;
-        if let (Some(before), Some(label)) = (&summary.renamed, options.label) {
+        let permit = |commands: &[ChildCommand]| self.permit(&spec, commands, what.commands);
+        let summary = self.project.run(&plan, &request, permit, (self.printer, self.cancel), &reporter)?;
+        if let (Some(before), Some(label)) = (&summary.renamed, request.label) {
             let before = if before.is_empty() { "no overrides".to_owned() } else { render::options(before, 200) };
             self.printer.note(&format!("'{label}' was the name of a run with {before}, and is that of this one now"));
         }
@@ -255,47 +169,29 @@ impl App<'_> {
         self.failures(&plan, summary)
     }
 
-    /// The environment in which the commands of a spec may run. Asks on the terminal if that was not said before.
-    fn permitted(&self, spec: &Spec, commands: Vec<ChildCommand>, given: Commands) -> Result<Environment> {
-        let folder = self.env.command_folder();
+    /// Asks on the terminal whether the commands of a spec may run, if that was not said before.
+    fn permit(&self, spec: &Spec, commands: &[ChildCommand], given: Commands) -> Result<()> {
+        let folder = self.project.env.command_folder();
         let would = || {
             let commands: String = commands.iter().map(|command| format!("\n  {command}")).collect();
             format!("{} runs on this machine, in {}:{commands}", spec.path.display(), folder.display())
         };
-        if !commands.is_empty() && !given.allow_command {
-            match self.printer.confirm(&format!("{}\nRun that? [y/N] ", would()))? {
-                Some(true) => {}
-                Some(false) => return Err(Usage("the command was not allowed, and nothing ran".to_owned()).into()),
-                None => {
-                    let message = "\nA spec that others wrote can run anything so; --allow-command allows it";
-                    return Err(Usage(would() + message).into());
-                }
+        if commands.is_empty() || given.allow_command {
+            return Ok(());
+        }
+        match self.printer.confirm(&format!("{}\nRun that? [y/N] ", would()))? {
+            Some(true) => Ok(()),
+            Some(false) => Err(Usage("the command was not allowed, and nothing ran".to_owned()).into()),
+            None => {
+                let message = "\nA spec that others wrote can run anything so; --allow-command allows it";
+                Err(Usage(would() + message).into())
             }
         }
-        Ok(Environment { commands, ..self.env.clone() })
     }
 
-    /// Returns the first failure of a run, and prints the others. A failure that stops several tasks is printed once,
-    /// such as a damaged file that all of them read.
+    /// Returns the first failure of a run, and prints the others.
     fn failures(&self, plan: &Plan, summary: Summary) -> Result<()> {
-        let mut failures: Vec<(String, StageError, Vec<String>)> = Vec::new();
-        let names = render::tasks(plan);
-        for (i, e) in summary.into_failures() {
-            let (said, name) = (chain(&e), names[i].clone());
-            match failures.iter_mut().find(|(known, ..)| *known == said) {
-                Some((.., tasks)) => tasks.push(name),
-                None => failures.push((said, e, vec![name])),
-            }
-        }
-        let failed = |(_, e, tasks): (String, StageError, Vec<String>)| {
-            let tasks = match tasks.as_slice() {
-                [one] => one.clone(),
-                [first, others @ ..] => format!("{first} and {} more", others.len()),
-                [] => String::new(),
-            };
-            anyhow::Error::new(e).context(tasks)
-        };
-        let mut failures = failures.into_iter().map(failed);
+        let mut failures = failures(plan, summary).into_iter();
         let first = failures.next();
         failures.for_each(|e| self.printer.error(&e));
         first.map_or(Ok(()), Err)
@@ -357,7 +253,7 @@ impl App<'_> {
 
     fn why(&self, pipeline: &Pipeline, stage: Option<&str>, json: bool) -> Result<()> {
         let (_, plan) = self.planned(pipeline)?;
-        stage.map_or(Ok(()), |s| self.known_stage(s))?;
+        stage.map_or(Ok(()), |s| self.project.known_stage(s))?;
         let decisions = plan.decide(&self.store(), false);
         let tasks = plan.tasks.iter().zip(&decisions).filter(|(t, _)| stage.is_none_or(|s| s == t.stage));
         let said = if json { render::why_json(tasks)? } else { render::why(&plan, &decisions, stage) };
@@ -399,7 +295,7 @@ impl App<'_> {
         let written = match report(&reported, &self.store(), &command, paper, &file) {
             Err(e @ ReportError::NothingMeasured { .. }) => {
                 let elsewhere =
-                    reported.iter().map(|p| self.elsewhere(&p.spec, &p.plan, &(p.spec.name.clone() + &sets)));
+                    reported.iter().map(|p| self.project.elsewhere(&p.spec, &p.plan, &(p.spec.name.clone() + &sets)));
                 let elsewhere = elsewhere.collect::<Result<Vec<_>>>()?.into_iter().flatten().next();
                 let e = anyhow::Error::new(e);
                 return Err(match elsewhere {
@@ -423,13 +319,13 @@ impl App<'_> {
         select: &Selection,
         format: FormatArg,
     ) -> Result<()> {
-        self.known_stage(stage)?;
+        self.project.known_stage(stage)?;
         let (_, plan) = self.planned(pipeline)?;
         let format = match format {
             FormatArg::Safetensors => Format::Safetensors,
             FormatArg::Png => Format::Png,
         };
-        let files = export(&plan, &self.graph, &self.store(), stage, select, format, output)?;
+        let files = export(&plan, &self.project.graph, &self.store(), stage, select, format, output)?;
         match files.as_slice() {
             many if many.len() > 20 => {
                 self.printer.result(&format!("{} files below {}", many.len(), output.display()))?
@@ -488,10 +384,4 @@ impl App<'_> {
         self.printer.result(&render::datasets())?;
         Ok(())
     }
-}
-
-/// An error and its causes, in words.
-fn chain(e: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(e), |e| e.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -7,10 +7,12 @@ mod args;
 mod commands;
 mod exit;
 mod printer;
+pub mod project;
 mod reference;
 mod registry;
 mod render;
 mod results;
 
-pub use app::main;
+pub use app::{command, main};
+pub use exit::code;
 pub use registry::{graph, node};

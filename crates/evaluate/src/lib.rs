@@ -35,6 +35,22 @@ pub struct Params {
 
 impl hemlock_stage::Params for Params {}
 
+/// Makes the training sets of the controls beside `count` added poisons, each with the name of its outcome. `head` is
+/// trained on the clean data.
+///
+/// # Errors
+/// A control cannot be made of this data.
+pub fn controls(
+    params: &Params,
+    data: &VictimData,
+    head: &Head,
+    count: usize,
+) -> Result<Vec<(String, TrainingSetChange)>, StageError> {
+    let basis = Basis { data, head, count, replaced: None, sees: params.sees, reads_images: false };
+    let all = params.controls(false, false).into_iter();
+    all.filter_map(|control| control.make(&basis).map(|made| Some((control.outcome(), made?))).transpose()).collect()
+}
+
 impl Params {
     /// Returns the controls that a victim is trained on.
     fn controls(&self, reads_images: bool, defended: bool) -> Vec<ControlRef> {

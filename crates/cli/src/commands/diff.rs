@@ -43,7 +43,7 @@ impl App<'_> {
                 return Err(Usage(format!("{} is no artifact root", root.display())).into());
             }
         }
-        let (differences, alone) = diff(&Store::new(a), &Store::new(b), &self.graph)?;
+        let (differences, alone) = diff(&Store::new(a), &Store::new(b), &self.project.graph)?;
         if differences.is_empty() {
             let message = format!(
                 "{} and {} have none of their {} in common, and nothing was compared",

@@ -14,13 +14,13 @@ use std::path::Path;
 impl App<'_> {
     pub(super) fn gc(&self, pipeline: Option<&str>, delete: bool) -> Result<()> {
         let store = self.store();
-        if let Some(name) = pipeline.filter(|name| !self.names().iter().any(|n| n == name)) {
+        if let Some(name) = pipeline.filter(|name| !self.project.names().iter().any(|n| n == name)) {
             let made = |e: &Entry| e.manifest.as_ref().is_ok_and(|m| m.pipeline == name);
             if !store.list()?.iter().any(made) {
-                return Err(self.no_pipeline(name, "it has neither a spec nor artifacts"));
+                return Err(self.project.no_pipeline(name, "it has neither a spec nor artifacts"));
             }
         }
-        let specs = self.specs().iter().map(std::path::absolute).collect::<Result<Vec<_>, _>>()?;
+        let specs = self.project.specs().iter().map(std::path::absolute).collect::<Result<Vec<_>, _>>()?;
         let plan = |spec: &Path| {
             let named = Pipeline { pipeline: spec.display().to_string(), changes: Changes::default() };
             self.planned(&named).map(|(_, plan)| plan)

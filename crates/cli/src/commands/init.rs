@@ -16,8 +16,8 @@ impl App<'_> {
         // This comes before the images are read, which would be in vain if the spec cannot be written.
         vacant(&file, init.force)?;
         let draft = match (&init.images, &init.features) {
-            (Some(folder), _) => images(folder, init.extractor.as_deref(), &self.env)?,
-            (None, Some(file)) => features(file, &self.env)?,
+            (Some(folder), _) => images(folder, init.extractor.as_deref(), &self.project.env)?,
+            (None, Some(file)) => features(file, &self.project.env)?,
             (None, None) => return Err(Usage("expected --images DIR or --features FILE".to_owned()).into()),
         };
         write(&file, &draft.spec, init.force)?;

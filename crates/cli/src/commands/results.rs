@@ -4,11 +4,12 @@ use super::App;
 use crate::{
     args::{Changes, Form, Pipeline},
     exit::Usage,
+    project::FoundResults,
     render,
     results::{self, FILE_WIDTH, TableRow, TableView},
 };
 use anyhow::Result;
-use hemlock_pipeline::{Asked, Plan, ResultRow, Spec, Task, as_csv, history, read_answers, rows, unknown};
+use hemlock_pipeline::{Plan, ResultRow, Spec, as_csv, history, read_answers, unknown};
 use hemlock_report::words;
 use hemlock_stage::{ErrorKind, StageError};
 
@@ -22,49 +23,16 @@ impl App<'_> {
             let message = format!("'{}' was not run yet; run `hemlock run {}` first", spec.name, all.pipeline);
             return Err(StageError::new(ErrorKind::Artifact, message).into());
         }
-        self.printer.result(&render::history(&asked, &self.graph, &self.store()))?;
+        self.printer.result(&render::history(&asked, &self.project.graph, &self.store()))?;
         let shows = "with the overrides of a line, or `--as` and its name, shows its results";
         self.printer.note(&format!("`hemlock results {}` {shows}", all.pipeline));
         Ok(())
     }
 
-    /// Says why a plan has no results although something was run: the run had other overrides, or the spec has changed.
-    pub(super) fn elsewhere(&self, spec: &Spec, plan: &Plan, named: &str) -> Result<Option<String>> {
-        let store = self.store();
-        let asked = history(&spec.path, &store)?;
-        let (here, others): (Vec<&Asked>, Vec<&Asked>) = asked.iter().partition(|a| a.overrides == plan.overrides);
-        let key = |t: &Task| (t.stage.to_owned(), t.key);
-        let is_new = |a: &&&Asked| plan.tasks.iter().any(|t| t.is_evaluation() && !a.tasks.contains(&key(t)));
-        if let Some(a) = here.first().filter(is_new) {
-            let said = "the spec, or what it reads, has changed since it was run";
-            return Ok(Some(format!("{said} ({}): `hemlock why {named}` says how", a.time)));
-        }
-        let others: Vec<&Asked> = others.into_iter().filter(|a| a.results(&self.graph, &store).0 > 0).collect();
-        let Some(newest) = others.first() else { return Ok(None) };
-        let name = &spec.name;
-        let options = match (&newest.label, newest.overrides.as_slice()) {
-            (Some(label), _) => format!(" --as {label}"),
-            (None, []) => String::new(),
-            (None, overrides) => format!(" {}", render::options(overrides, 300)),
-        };
-        let others = match others.len() {
-            1 => String::new(),
-            n => format!("; `hemlock results {name} --list` lists all {n} settings that have results"),
-        };
-        Ok(Some(format!("there are results of the run of {}: `hemlock results {name}{options}`{others}", newest.time)))
-    }
-
     pub(super) fn results(&self, pipeline: &Pipeline, form: &Form) -> Result<()> {
         let (spec, plan) = self.planned(pipeline)?;
-        if !plan.tasks.iter().any(Task::is_evaluation) {
-            return Err(Usage(format!("'{}' has no [evaluate], and so no results", spec.name)).into());
-        }
-        let (mut rows, missing) = rows(&plan, &self.store())?;
         let named = self.named(pipeline);
-        let elsewhere = if missing > 0 { self.elsewhere(&spec, &plan, &named)? } else { None };
-        if rows.is_empty() {
-            return Err(none(&spec, &plan, &named, elsewhere).into());
-        }
+        let FoundResults { mut rows, missing, elsewhere } = self.project.results(&spec, &plan, &named)?;
         if form.json {
             rows.iter().try_for_each(|row| self.printer.result(&serde_json::to_string(row)?))?;
         } else if form.csv {
@@ -96,19 +64,6 @@ impl App<'_> {
         let asked = results::TableRequest { view, sort: form.sort.as_deref(), legend: form.legend };
         Ok(results::results(&spec.name, &TableRow::all(rows), &asked).map_err(Usage)?)
     }
-}
-
-/// The error that there are no results. It says what makes them, or where others are.
-fn none(spec: &Spec, plan: &Plan, named: &str, elsewhere: Option<String>) -> StageError {
-    let name = &spec.name;
-    let with = if plan.overrides.is_empty() { "as its spec stands" } else { "with these overrides" };
-    let message = match elsewhere {
-        Some(elsewhere) => {
-            format!("there are no results of '{name}' {with}, and `hemlock run {named}` makes them; {elsewhere}")
-        }
-        None => format!("there are no results of '{name}' yet; run `hemlock run {named}` first"),
-    };
-    StageError::new(ErrorKind::Artifact, message)
 }
 
 /// Suggests the next command.

@@ -78,7 +78,7 @@ impl App<'_> {
 
     /// Runs a check in a process of its own. If the process ends without a result, the check has failed.
     fn apart(&self, check: &Check, device: &str) -> Result<Found> {
-        let mut process = Process::new(std::env::current_exe()?);
+        let mut process = Process::new(self.program()?);
         process.args(["--device", device, "--quiet", "self-test", "--json", "--jobs", "1"]).arg(&check.name);
         // Compiled kernels are cached, but not their timings, which are disturbed by other checks that run at the same
         // time.

@@ -21,8 +21,9 @@ impl App<'_> {
         let root = folder.join(&self.args.root);
         let root = root.canonicalize().or_else(|_| std::path::absolute(&root))?;
         let mut jobs = self.jobs(&spec, &plan, &root, &folder)?;
-        let commands = commands_of(&plan, &self.graph, jobs.iter().map(|job| &plan.tasks[job.id]))?;
-        if !self.permitted(&spec, commands, given)?.commands.is_empty() {
+        let commands = commands_of(&plan, &self.project.graph, jobs.iter().map(|job| &plan.tasks[job.id]))?;
+        self.permit(&spec, &commands, given)?;
+        if !commands.is_empty() {
             // Nobody is at a terminal of theirs.
             jobs.iter_mut().for_each(|job| job.argv.push("--allow-command".to_owned()));
         }
@@ -58,7 +59,7 @@ impl App<'_> {
 
     /// One job per task that is left, which runs in `folder`.
     fn jobs(&self, spec: &Spec, plan: &Plan, root: &Path, folder: &Path) -> Result<Vec<Job>> {
-        let program = std::env::current_exe()?;
+        let program = self.program()?;
         let mut left = BTreeSet::new();
         let mut jobs = Vec::new();
         for (id, (task, decision)) in plan.tasks.iter().zip(plan.decide(&self.store(), false)).enumerate() {
