@@ -76,7 +76,7 @@ pub struct Stage;
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "decoder";
     const ABOUT: About = About::new(StageRole::Preparation, "train a network that turns features back into images");
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     // The decoder is a tool of the attacker, like the extractor: it has a seed of its own, and serves all attacks.
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;

@@ -95,7 +95,7 @@ pub struct Stage;
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "features";
     const ABOUT: About = About::new(StageRole::Data, "extract features of the downstream dataset, or import them");
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
     type Params = Params;
