@@ -20,7 +20,8 @@ pub struct VictimData<'a> {
     pub extractor: Option<&'a ExtractorArtifact>,
     /// Weight decay of linear heads.
     pub weight_decay: f64,
-    /// A preconditioner for linear heads on these features with this weight decay. Without it, every training makes one.
+    /// A preconditioner for linear heads on these features with this weight decay; without it, every training makes
+    /// one.
     pub preconditioner: Option<&'a Arc<Preconditioner>>,
     /// The context of the run.
     pub ctx: &'a Context<'a>,
