@@ -4,7 +4,6 @@ use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 use crate::kernel::{Accumulate, Epilogue, Job, Matrix, Phase, Run, Tap};
 use crate::winograd::{OUT, Winograd, batch};
 use pulp::Arch;
-use rayon::prelude::*;
 use std::sync::OnceLock;
 
 /// The shape of a convolution without its weights: a square kernel, stride 1 or 2, and zero padding.
@@ -191,9 +190,25 @@ impl Conv {
         }
     }
 
+    /// Makes, on the threads of the current rayon pool, what [`Conv::apply`] to tensors of that shape needs and would
+    /// otherwise make when it is first called.
+    pub fn prepare(&self, shape: [usize; 4]) {
+        if self.geometry.is_minimal(shape) && self.winograd.get().is_none() {
+            let made = Winograd::in_parallel(Arch::new(), &self.matrices, self.input_blocks(), self.transposed);
+            // If another thread was faster, its weights are the same.
+            let _ = self.winograd.set(made);
+        }
+    }
+
+    /// The transformed weights. They are made on this thread alone: while it holds the lock, it must not take a task of
+    /// rayon that waits for the same lock.
     fn winograd(&self, arch: Arch) -> &Winograd {
+        self.winograd.get_or_init(|| Winograd::new(arch, &self.matrices, self.input_blocks(), self.transposed))
+    }
+
+    fn input_blocks(&self) -> usize {
         let inputs = if self.transposed { self.geometry.outputs } else { self.geometry.inputs };
-        self.winograd.get_or_init(|| Winograd::new(arch, &self.matrices, inputs.div_ceil(LANES), self.transposed))
+        inputs.div_ceil(LANES)
     }
 
     pub(crate) fn sum_over_taps(&self, arch: Arch, job: &mut Job<'_>) {
@@ -221,23 +236,21 @@ fn matrices(
     geometry: &Geometry,
     weights: &[f32],
     [columns, rows]: [usize; 2],
-    at: impl Fn(usize, usize) -> [usize; 2] + Sync,
+    at: impl Fn(usize, usize) -> [usize; 2],
 ) -> Vec<Matrix> {
     geometry.check();
     assert_eq!(weights.len(), geometry.weights(), "weights of another shape");
     let (taps, blocks) = (geometry.kernel * geometry.kernel, rows.div_ceil(LANES));
     let mut matrices = vec![[SimdBlock::default(); LANES]; columns.div_ceil(LANES) * blocks * taps];
-    matrices.par_chunks_mut(blocks * taps).enumerate().for_each(|(block, matrices)| {
-        for column in block * LANES..columns.min((block + 1) * LANES) {
-            for row in 0..rows {
-                let [output, input] = at(column, row);
-                let from = &weights[(output * geometry.inputs + input) * taps..][..taps];
-                let to = &mut matrices[row / LANES * taps..][..taps];
-                for (to, from) in to.iter_mut().zip(from) {
-                    to[row % LANES].0[column % LANES] = *from;
-                }
+    for column in 0..columns {
+        for row in 0..rows {
+            let [output, input] = at(column, row);
+            let from = &weights[(output * geometry.inputs + input) * taps..][..taps];
+            let to = &mut matrices[((column / LANES) * blocks + row / LANES) * taps..][..taps];
+            for (to, from) in to.iter_mut().zip(from) {
+                to[row % LANES].0[column % LANES] = *from;
             }
         }
-    });
+    }
     matrices
 }

@@ -243,6 +243,32 @@ fn borders_and_fillers_stay_zero() {
     assert!(inside > 1.0 && (total - inside).abs() < 1e-3 * inside, "{total} and {inside}");
 }
 
+/// Batches of Winograd's tiles begin in one tensor and end in another.
+#[test]
+fn tensors_together_give_the_bytes_of_those_alone() {
+    let problem = Problem { size: [20, 40, 3], stride: 1, padding: 1, images: [3, 9, 7] };
+    let x: Vec<_> = (0..7).map(|i| tensor(problem.input(), 1, &noise(3 * 40 * 63, i))).collect();
+    for conv in [
+        problem.conv(),
+        Conv::transposed(Geometry { inputs: 20, outputs: 40, ..problem.geometry() }, &problem.weights()),
+    ] {
+        let mut together = vec![BlockedTensor::new([3, 20, 9, 7], 0); x.len()];
+        let mut jobs: Vec<_> = together
+            .iter_mut()
+            .zip(&x)
+            .map(|(out, x)| Job { x, start: Accumulate::Zero, finish: Epilogue::Relu, out })
+            .collect();
+        conv.prepare(problem.input());
+        conv.apply_all(&mut jobs);
+        for (x, together) in x.iter().zip(&together) {
+            let mut alone = BlockedTensor::new([3, 20, 9, 7], 0);
+            conv.clone().apply(x, Accumulate::Zero, Epilogue::Relu, &mut alone);
+            assert_eq!(&alone, together);
+            assert!(values(&alone).iter().any(|x| *x > 0.0));
+        }
+    }
+}
+
 #[test]
 fn not_a_number_is_handed_on() {
     let problem = Problem { size: [1, 1, 1], stride: 1, padding: 0, images: [1, 1, 1] };

@@ -24,10 +24,10 @@ use transforms::{ELEMENTS, GROUP, Group, Tile, ZERO, tiles, transform_input, tra
 pub(crate) use transforms::OUT;
 
 /// Most tiles of a batch.
-const BATCH: usize = 64;
-/// Memory of the transformed inputs of a batch, in pixels of 16 channels: 1.1 MiB, which a second-level cache should
-/// hold. The fewer tiles there are in a batch, the more often weights are read.
-const MEMORY: usize = 18432;
+const BATCH: usize = 32;
+/// Memory of the transformed inputs of a batch, in pixels of 16 channels: half of a second-level cache of 1 MiB. Twice
+/// as much, so that weights are read less often, was slower with 128 and 256 channels.
+const MEMORY: usize = 8192;
 /// Tiles of the product at the end of a batch.
 const FEW: usize = 4;
 
@@ -41,6 +41,14 @@ impl Winograd {
     /// Transforms the weights `[output blocks][input blocks][9 taps]` of a convolution. `turned` turns each kernel by
     /// 180 degrees, as the vector-Jacobian product needs it.
     pub(crate) fn new(arch: Arch, matrices: &[Matrix], inputs: usize, turned: bool) -> Self {
+        let mut weights = vec![[ZERO; LANES]; matrices.len() / 9 * ELEMENTS];
+        let outputs = weights.chunks_mut(ELEMENTS * inputs).zip(matrices.chunks(9 * inputs));
+        outputs.for_each(|(weights, matrices)| arch.dispatch(Packing { weights, matrices, turned }));
+        Self { weights }
+    }
+
+    /// [`Winograd::new`] on the threads of the current rayon pool.
+    pub(crate) fn in_parallel(arch: Arch, matrices: &[Matrix], inputs: usize, turned: bool) -> Self {
         let mut weights = vec![[ZERO; LANES]; matrices.len() / 9 * ELEMENTS];
         let outputs = weights.par_chunks_mut(ELEMENTS * inputs).zip(matrices.par_chunks(9 * inputs));
         outputs.for_each(|(weights, matrices)| arch.dispatch(Packing { weights, matrices, turned }));

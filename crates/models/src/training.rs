@@ -264,6 +264,9 @@ impl Layer {
         let maps = maps.each_ref().map(Vec::as_slice);
         let group = self.geometry.gradient_group(x);
         let (transposed, count) = (grad_x.is_some().then(|| self.transposed(parameters)), x.len().div_ceil(group));
+        if let (Some(conv), Some(dy)) = (&transposed, grad_output.first()) {
+            conv.prepare(dy.shape());
+        }
         let (rule, outputs) = match grad_x {
             Some(GradInput { start, finish, out }) => {
                 (Some((start, finish)), out.chunks_mut(group).map(Some).collect())
@@ -537,7 +540,9 @@ fn apply_then<'a, T: Send>(
     out: &mut [BlockedTensor],
     then: impl Fn(&BlockedTensor) -> T + Sync,
 ) -> Vec<T> {
-    let together = x.first().map_or(1, |x| conv.together(x.shape()));
+    let Some(shape) = x.first().map(BlockedTensor::shape) else { return Vec::new() };
+    conv.prepare(shape);
+    let together = conv.together(shape);
     let chunks = out.par_chunks_mut(together).zip(x.par_chunks(together)).enumerate();
     let made: Vec<Vec<T>> = chunks
         .map(|(chunk, (out, x))| {
