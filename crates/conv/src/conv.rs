@@ -1,7 +1,7 @@
 //! A convolution's weights, packed for one direction.
 
 use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
-use crate::kernel::{Accumulate, Epilogue, Job, Matrix, Phase, Run, Tap};
+use crate::kernel::{Accumulate, ConvPass, Epilogue, Matrix, Phase, Run, Tap};
 use crate::winograd::{OUT, Winograd, batch};
 use pulp::Arch;
 use std::sync::OnceLock;
@@ -164,7 +164,7 @@ impl Conv {
     ///
     /// # Panics
     /// As [`Conv::apply`].
-    pub fn apply_all(&self, jobs: &mut [Job<'_>]) {
+    pub fn apply_all(&self, jobs: &mut [ConvPass<'_>]) {
         self.apply_jobs(Arch::new(), jobs);
     }
 
@@ -176,10 +176,10 @@ impl Conv {
         finish: Epilogue,
         out: &mut BlockedTensor,
     ) {
-        self.apply_jobs(arch, &mut [Job { x, start, finish, out }]);
+        self.apply_jobs(arch, &mut [ConvPass { x, start, finish, out }]);
     }
 
-    fn apply_jobs(&self, arch: Arch, jobs: &mut [Job<'_>]) {
+    fn apply_jobs(&self, arch: Arch, jobs: &mut [ConvPass<'_>]) {
         jobs.iter().for_each(|job| self.check(job));
         let minimal = jobs.iter().all(|job| self.geometry.is_minimal(job.x.shape()));
         if minimal {
@@ -211,15 +211,15 @@ impl Conv {
         inputs.div_ceil(LANES)
     }
 
-    pub(crate) fn sum_over_taps(&self, arch: Arch, job: &mut Job<'_>) {
-        let Job { x, start, finish, out } = job;
+    pub(crate) fn sum_over_taps(&self, arch: Arch, job: &mut ConvPass<'_>) {
+        let ConvPass { x, start, finish, out } = job;
         for phase in &self.phases {
             let (matrices, bias) = (&self.matrices, &self.bias);
             arch.dispatch(Run { x, phase, matrices, bias, start: *start, finish: *finish, out });
         }
     }
 
-    fn check(&self, Job { x, start, finish, out }: &Job<'_>) {
+    fn check(&self, ConvPass { x, start, finish, out }: &ConvPass<'_>) {
         let (narrow, wide) = if self.transposed { (x.shape(), out.shape()) } else { (out.shape(), x.shape()) };
         assert_eq!(wide[1], self.geometry.inputs, "a tensor with other channels");
         assert_eq!(narrow, self.geometry.output(wide), "tensors of different shapes");

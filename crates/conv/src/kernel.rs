@@ -39,7 +39,7 @@ impl<'a> Epilogue<'a> {
 
 /// A tensor that a convolution reads, one that it writes, and what happens at the end.
 #[derive(Debug)]
-pub struct Job<'a> {
+pub struct ConvPass<'a> {
     /// The input.
     pub x: &'a BlockedTensor,
     /// What the result is added to.

@@ -24,6 +24,6 @@ mod tests;
 pub use blocked_tensor::BlockedTensor;
 pub use conv::{Conv, Geometry};
 pub use depthwise::Depthwise;
-pub use kernel::{Accumulate, Epilogue, Job};
+pub use kernel::{Accumulate, ConvPass, Epilogue};
 pub use norm::Moments;
 pub use weights::PartialGradient;

@@ -1,7 +1,7 @@
 //! Compares every kernel with sums that are written out, at sizes that do not fill whole blocks.
 
 use crate::norm::{Map, Sums};
-use crate::{Accumulate, BlockedTensor, Conv, Depthwise, Epilogue, Geometry, Job, Moments};
+use crate::{Accumulate, BlockedTensor, Conv, ConvPass, Depthwise, Epilogue, Geometry, Moments};
 use proptest::prelude::*;
 use pulp::Arch;
 
@@ -256,7 +256,7 @@ fn tensors_together_give_the_bytes_of_those_alone() {
         let mut jobs: Vec<_> = together
             .iter_mut()
             .zip(&x)
-            .map(|(out, x)| Job { x, start: Accumulate::Zero, finish: Epilogue::Relu, out })
+            .map(|(out, x)| ConvPass { x, start: Accumulate::Zero, finish: Epilogue::Relu, out })
             .collect();
         conv.prepare(problem.input());
         conv.apply_all(&mut jobs);
@@ -335,7 +335,7 @@ fn speed() {
         let arch = Arch::new();
         let (start, keep) = (Accumulate::Zero, Epilogue::Keep);
         let taps = time(&mut || {
-            conv.sum_over_taps(arch, &mut Job { x: &x, start, finish: keep, out: &mut out });
+            conv.sum_over_taps(arch, &mut ConvPass { x: &x, start, finish: keep, out: &mut out });
         });
         let forward = time(&mut || conv.apply(&x, start, Epilogue::Relu, &mut out));
         let backward = time(&mut || transposed.apply(&x, start, Epilogue::Mask(&x), &mut out));

@@ -16,7 +16,7 @@ mod transforms;
 use std::cell::RefCell;
 
 use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
-use crate::kernel::{Accumulate, Epilogue, Job, Matrix, vectors};
+use crate::kernel::{Accumulate, ConvPass, Epilogue, Matrix, vectors};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use transforms::{ELEMENTS, GROUP, Group, Tile, ZERO, tiles, transform_input, transform_sums, transform_weights};
@@ -56,7 +56,7 @@ impl Winograd {
     }
 
     /// Writes `finish(start + bias + conv(x))` to the outputs of all jobs, whose tensors have the same channels.
-    pub(crate) fn apply(&self, arch: Arch, bias: &[SimdBlock], jobs: &mut [Job<'_>]) {
+    pub(crate) fn apply(&self, arch: Arch, bias: &[SimdBlock], jobs: &mut [ConvPass<'_>]) {
         let tiles = tiles(jobs.iter().map(|job| job.out.shape()));
         let Some(first) = jobs.first() else { return };
         let (inputs, outputs, channels) = (first.x.blocks(), first.out.blocks(), first.x.channels);
@@ -142,7 +142,7 @@ struct Pass<'a, 'j> {
     /// Input channels.
     channels: usize,
     tiles: &'a [Tile],
-    jobs: &'a mut [Job<'j>],
+    jobs: &'a mut [ConvPass<'j>],
     scratch: &'a mut Scratch,
 }
 
@@ -285,7 +285,7 @@ impl<const B: usize> Product<'_, B> {
     }
 }
 
-impl Job<'_> {
+impl ConvPass<'_> {
     /// Finishes the sums of a tile in one block, and writes those that are inside of the image.
     #[inline(always)]
     fn write<S: Simd, const V: usize>(

@@ -8,7 +8,7 @@ use buffers::{Buffers, Kept};
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, Tensor, TensorData};
-use hemlock_conv::{Accumulate, BlockedTensor, Conv, Epilogue, Geometry, Job};
+use hemlock_conv::{Accumulate, BlockedTensor, Conv, ConvPass, Epilogue, Geometry};
 
 use crate::clip_resnet::AttentionPool;
 use crate::convnext::{self, frozen::FrozenConvNext};
@@ -515,12 +515,12 @@ impl FoldedBlock {
             if let Some(shortcut) = self.shortcut.as_ref().filter(|_| i == last) {
                 shortcut.forward.apply_all(&mut jobs(tapes, |tape| {
                     let ([x, _], out) = tape.outputs.split([at; 2], at + 1 + last);
-                    Job { x, start: Accumulate::Zero, finish: Epilogue::Keep, out }
+                    ConvPass { x, start: Accumulate::Zero, finish: Epilogue::Keep, out }
                 }));
             }
             layer.forward.apply_all(&mut jobs(tapes, |tape| {
                 let ([x, identity], out) = tape.outputs.split([at + i, at], at + 1 + i);
-                Job { x, start: self.start(i == last, identity), finish: Epilogue::Relu, out }
+                ConvPass { x, start: self.start(i == last, identity), finish: Epilogue::Relu, out }
             }));
         }
     }
@@ -533,13 +533,13 @@ impl FoldedBlock {
             if let Some(shortcut) = self.shortcut.as_ref().filter(|_| i == 0) {
                 shortcut.backward.apply_all(&mut jobs(passes, |pass| {
                     let ([x, _], out) = pass.gradients.split([end; 2], at);
-                    Job { x, start: Accumulate::Zero, finish: Epilogue::Keep, out }
+                    ConvPass { x, start: Accumulate::Zero, finish: Epilogue::Keep, out }
                 }));
             }
             layer.backward.apply_all(&mut jobs(passes, |pass| {
                 let ([x, identity], out) = pass.gradients.split([at + i + 1, end], at + i);
                 let finish = Epilogue::Mask(pass.tape.outputs.output(at + i));
-                Job { x, start: self.start(i == 0, identity), finish, out }
+                ConvPass { x, start: self.start(i == 0, identity), finish, out }
             }));
         }
     }
@@ -554,7 +554,7 @@ impl FoldedBlock {
     }
 }
 
-fn jobs<'a, T>(items: &'a mut [T], job: impl Fn(&'a mut T) -> Job<'a>) -> Vec<Job<'a>> {
+fn jobs<'a, T>(items: &'a mut [T], job: impl Fn(&'a mut T) -> ConvPass<'a>) -> Vec<ConvPass<'a>> {
     items.iter_mut().map(job).collect()
 }
 

@@ -21,7 +21,7 @@ use burn::backend::{Autodiff, Flex};
 use burn::nn::BatchNorm;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, Tensor, TensorData};
-use hemlock_conv::{Accumulate, BlockedTensor, Conv, Epilogue, Geometry, Job, Moments};
+use hemlock_conv::{Accumulate, BlockedTensor, Conv, ConvPass, Epilogue, Geometry, Moments};
 use rayon::prelude::*;
 
 use batch::Batch;
@@ -548,7 +548,7 @@ fn apply_then<'a, T: Send>(
         .map(|(chunk, (out, x))| {
             let job = |(i, (out, x))| {
                 let tile = chunk * together + i;
-                Job { x, start: start(tile), finish: finish(tile), out }
+                ConvPass { x, start: start(tile), finish: finish(tile), out }
             };
             conv.apply_all(&mut out.iter_mut().zip(x).enumerate().map(job).collect::<Vec<_>>());
             out.iter().map(&then).collect()
