@@ -72,7 +72,14 @@ pub fn certify<'py>(
         }
         let ctx = call.context(seed_of::<hemlock_victim::Stage>(&victim, seed), "");
         let features = data.features();
-        let data = VictimData { features: &features, images: None, extractor: None, weight_decay, ctx: &ctx };
+        let data = VictimData {
+            features: &features,
+            images: None,
+            extractor: None,
+            weight_decay,
+            preconditioner: None,
+            ctx: &ctx,
+        };
         let outcome = victim.victim().train("certificates", &data, &TrainingSetChange::none(&data))?;
         if outcome.certificate.is_none() { Err(nothing()) } else { Ok(outcome) }
     })?;

@@ -6,11 +6,11 @@ use crate::work::work;
 use hemlock_artifact::{AttackSpec, Bounds, CurvePoint, PathPoint, PoisonFeatures, SteppedBack, TargetParams};
 use hemlock_attack::poison_count;
 use hemlock_evaluate::Params as ControlParams;
-use hemlock_head::Head;
+use hemlock_head::{Head, loss_and_gradient};
 use hemlock_poison_features as poison_features;
 use hemlock_stage::{ParamError, Stage};
 use hemlock_target_params as target_params;
-use hemlock_threat::{Constraint, ConstraintKinds, loss_bound, poison_fraction_bounds};
+use hemlock_threat::{Constraint, ConstraintKinds, LossBoundStart, loss_bound, poison_fraction_bounds};
 use hemlock_victims::VictimData;
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
@@ -254,7 +254,14 @@ pub fn controls<'py>(
                 poison_count(poison_fraction, clean)?
             }
         };
-        let data = VictimData { features: &features, images: None, extractor: None, weight_decay, ctx: &ctx };
+        let data = VictimData {
+            features: &features,
+            images: None,
+            extractor: None,
+            weight_decay,
+            preconditioner: None,
+            ctx: &ctx,
+        };
         Ok(hemlock_evaluate::controls(&params, &data, &target.clean, count)?)
     })?;
     let control = |(name, change): (String, hemlock_victims::TrainingSetChange)| {
@@ -313,11 +320,13 @@ pub fn bounds(
         let mut of_heads = Vec::new();
         for head in &heads {
             call.check()?;
-            let bounds = poison_fraction_bounds(head, train, &constraint, weight_decay).map_err(failed)?;
+            let (_, gradient) = loss_and_gradient(head, &[train], weight_decay).map_err(failed)?;
+            let bounds = poison_fraction_bounds(head, train, &constraint, (&gradient, weight_decay)).map_err(failed)?;
             of_heads.push(Bounds::from(bounds));
         }
         let loss = poisons.map(|poisons| {
-            loss_bound(train, &constraint, poisons, weight_decay, &clean, &|_, _| call.goes_on()).map_err(failed)
+            let start = LossBoundStart { head: &clean, preconditioner: None };
+            loss_bound(train, &constraint, poisons, weight_decay, start, &|_, _| call.goes_on()).map_err(failed)
         });
         let loss = loss.transpose()?;
         call.check()?;
