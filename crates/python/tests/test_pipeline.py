@@ -89,7 +89,7 @@ def test_arrays_are_mapped_and_python_makes_the_same_poisons(project):
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ({"seeds": [0], "featurs": {}}, "unknown key `featurs`"),
+        ({"seeds": [0], "no_stage": {}}, "unknown key `no_stage`"),
         ({**TINY, "poison-features": {"attack": "bilevel", "poison_fraction": 7}}, "`poison_fraction`"),
         ({**TINY, "features": {"normalize": None}}, "`features.normalize` is None"),
         ({**TINY, "seeds": [float("inf")]}, "not finite"),
