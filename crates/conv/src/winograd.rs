@@ -10,6 +10,18 @@
 //!   matrices follows, `[tiles, inputs] x [inputs, outputs]`, with its sums in registers.
 //! - The sum for an output does not depend on the batch that its tile is in.
 
+/// Runs a pass with the sizes that fit into the processor's registers: `run::<S, WIDE, NARROW, B, V>(simd)`.
+macro_rules! by_lanes {
+    ($pass:expr, $simd:expr) => {
+        match S::F32_LANES {
+            16 => $pass.run::<S, 8, 16, 2, 1>($simd),
+            8 => $pass.run::<S, 4, 4, 1, 2>($simd),
+            4 => $pass.run::<S, 4, 4, 1, 4>($simd),
+            2 => $pass.run::<S, 1, 1, 1, 8>($simd),
+            _ => $pass.run::<S, 1, 1, 1, 16>($simd),
+        }
+    };
+}
 pub(crate) mod gradient;
 mod transforms;
 
@@ -153,13 +165,7 @@ impl WithSimd for Pass<'_, '_> {
     fn with_simd<S: Simd>(self, simd: S) {
         // As for the sum over taps: the tiles of a product with two output blocks and with one, how many blocks there
         // are at most, and the vectors per block.
-        match S::F32_LANES {
-            16 => self.run::<S, 8, 16, 2, 1>(simd),
-            8 => self.run::<S, 4, 4, 1, 2>(simd),
-            4 => self.run::<S, 4, 4, 1, 4>(simd),
-            2 => self.run::<S, 1, 1, 1, 8>(simd),
-            _ => self.run::<S, 1, 1, 1, 16>(simd),
-        }
+        by_lanes!(self, simd)
     }
 }
 

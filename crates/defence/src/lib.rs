@@ -86,7 +86,7 @@ impl hemlock_stage::Stage for Stage {
         let features = victim_features.as_ref().unwrap_or(&features);
         let weight_decay = target.weight_decay;
         let (images, extractor) = (dataset.as_ref(), victim_extractor.as_ref().or(extractor.as_ref()));
-        let data = VictimData { features, images, extractor, weight_decay, preconditioner: None, ctx };
+        let data = VictimData { images, extractor, ..VictimData::of_features(features, weight_decay, ctx) };
         let defended = params.transform().map(|transform| DefendedData::new(transform, &data)).transpose()?;
         let data = defended.as_ref().map_or(data, |defended| defended.of(&data));
         let none = TrainingSetChange::none(&data);

@@ -178,13 +178,11 @@ impl hemlock_stage::Stage for Stage {
 impl Inputs {
     /// What victims train on and are measured with, without a defence.
     fn victim_data<'a>(&'a self, ctx: &'a Context<'a>) -> VictimData<'a> {
+        let features = self.victim_features.as_ref().unwrap_or(&self.features);
         VictimData {
-            features: self.victim_features.as_ref().unwrap_or(&self.features),
             images: self.dataset.as_ref(),
             extractor: self.victim_extractor.as_ref().or(self.extractor.as_ref()),
-            weight_decay: self.target.weight_decay,
-            preconditioner: None,
-            ctx,
+            ..VictimData::of_features(features, self.target.weight_decay, ctx)
         }
     }
 

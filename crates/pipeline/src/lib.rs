@@ -8,6 +8,7 @@
 mod aggregate;
 mod branches;
 mod compare;
+mod connections;
 mod decide;
 mod diff;
 mod export;

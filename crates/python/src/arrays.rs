@@ -1,5 +1,5 @@
 //! NumPy's arrays, seen where they are.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "memory that Python owns is read without a copy")]
 
 use crate::failure::Failed;
 use hemlock_artifact::Matrix;

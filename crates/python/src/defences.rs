@@ -18,7 +18,7 @@ type Kept<'py> = (Bound<'py, PyArray1<bool>>, Bound<'py, PyArray1<f64>>);
 /// Scores how suspicious training samples are. Returns which samples a filter keeps, and the scores of all.
 #[pyfunction]
 #[pyo3(signature = (features, given, classes, table, weight_decay, seed, show=None))]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, reason = "the native half of a function of Python with keywords")]
 pub fn filter<'py>(
     py: Python<'py>,
     features: &Bound<'py, PyAny>,
@@ -72,14 +72,7 @@ pub fn certify<'py>(
         }
         let ctx = call.context(seed_of::<hemlock_victim::Stage>(&victim, seed), "");
         let features = data.features();
-        let data = VictimData {
-            features: &features,
-            images: None,
-            extractor: None,
-            weight_decay,
-            preconditioner: None,
-            ctx: &ctx,
-        };
+        let data = VictimData::of_features(&features, weight_decay, &ctx);
         let outcome = victim.victim().train("certificates", &data, &TrainingSetChange::none(&data))?;
         if outcome.certificate.is_none() { Err(nothing()) } else { Ok(outcome) }
     })?;

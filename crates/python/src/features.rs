@@ -254,14 +254,7 @@ pub fn controls<'py>(
                 poison_count(poison_fraction, clean)?
             }
         };
-        let data = VictimData {
-            features: &features,
-            images: None,
-            extractor: None,
-            weight_decay,
-            preconditioner: None,
-            ctx: &ctx,
-        };
+        let data = VictimData::of_features(&features, weight_decay, &ctx);
         Ok(hemlock_evaluate::controls(&params, &data, &target.clean, count)?)
     })?;
     let control = |(name, change): (String, hemlock_victims::TrainingSetChange)| {
@@ -294,7 +287,7 @@ fn neighbors() -> u32 {
 /// stationary, and, with a number of poisons, an upper bound of the clean loss of any head that is trained on them.
 #[pyfunction]
 #[pyo3(signature = (data, clean, heads, table, weight_decay, poisons=None, show=None))]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, reason = "the native half of a function of Python with keywords")]
 pub fn bounds(
     py: Python<'_>,
     data: &Bound<'_, GivenData>,

@@ -18,7 +18,7 @@ type Fitted<'py> = (Bound<'py, PyArray2<f64>>, usize, f64, f64, bool);
 /// Trains a head to the minimum of `mean cross-entropy + weight_decay/2 |W|^2`.
 #[pyfunction]
 #[pyo3(signature = (features, given, classes, weight_decay, tolerance, steps, start=None))]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, reason = "the native half of a function of Python with keywords")]
 pub fn fit<'py>(
     py: Python<'py>,
     features: &Bound<'py, PyAny>,

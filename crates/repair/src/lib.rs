@@ -161,14 +161,7 @@ impl hemlock_stage::Stage for Stage {
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Repaired, StageError> {
         let Inputs { features, target, poison_features, poisons, extractor } = &inputs;
         let weight_decay = target.weight_decay;
-        let data = VictimData {
-            features,
-            images: None,
-            extractor: extractor.as_ref(),
-            weight_decay,
-            preconditioner: None,
-            ctx,
-        };
+        let data = VictimData { extractor: extractor.as_ref(), ..VictimData::of_features(features, weight_decay, ctx) };
         let change = match (poisons, poison_features) {
             (Some(poisons), _) => TrainingSetChange::of_images(&data, poisons)?,
             (None, Some(poisons)) => TrainingSetChange::of_features(&data, poisons),

@@ -85,14 +85,12 @@ impl hemlock_stage::Stage for Stage {
 
     fn run(params: &VictimSpec, inputs: Inputs, ctx: &Context) -> Result<Victim, StageError> {
         let Inputs { features, target, victim_features, dataset, extractor, victim_extractor } = inputs;
+        // Only linear heads read the weight decay, and for these the target is required.
+        let weight_decay = target.as_ref().map_or(0.0, |target| target.weight_decay);
         let data = VictimData {
-            features: victim_features.as_ref().unwrap_or(&features),
             images: dataset.as_ref(),
             extractor: victim_extractor.as_ref().or(extractor.as_ref()),
-            // Only linear heads read the weight decay, and for these the target is required.
-            weight_decay: target.as_ref().map_or(0.0, |target| target.weight_decay),
-            preconditioner: None,
-            ctx,
+            ..VictimData::of_features(victim_features.as_ref().unwrap_or(&features), weight_decay, ctx)
         };
         let own = target.as_ref().filter(|_| victim_features.is_none());
         Ok(Victim {

@@ -26,16 +26,7 @@ fn features() -> Features {
 
 fn with_data<T>(run: impl FnOnce(&VictimData) -> T) -> T {
     let features = features();
-    context(0, |ctx| {
-        run(&VictimData {
-            features: &features,
-            images: None,
-            extractor: None,
-            weight_decay: 1e-3,
-            preconditioner: None,
-            ctx,
-        })
-    })
+    context(0, |ctx| run(&VictimData::of_features(&features, 1e-3, ctx)))
 }
 
 #[test]

@@ -39,7 +39,13 @@ pub struct TrainingSetChange {
     pub removed: Vec<u32>,
 }
 
-impl VictimData<'_> {
+impl<'a> VictimData<'a> {
+    /// Data of features alone: without images, an extractor or a preconditioner.
+    #[must_use]
+    pub fn of_features(features: &'a Features, weight_decay: f64, ctx: &'a Context<'a>) -> Self {
+        Self { features, images: None, extractor: None, weight_decay, preconditioner: None, ctx }
+    }
+
     /// Number of classes.
     #[must_use]
     pub fn classes(&self) -> usize {

@@ -80,13 +80,7 @@ impl WithSimd for Pass<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         // Input channels of a product with two output blocks and with one, how many blocks there are at most, and the
         // vectors per block, chosen so that the sums fit into the registers.
-        match S::F32_LANES {
-            16 => self.run::<S, 8, 16, 2, 1>(simd),
-            8 => self.run::<S, 4, 4, 1, 2>(simd),
-            4 => self.run::<S, 4, 4, 1, 4>(simd),
-            2 => self.run::<S, 1, 1, 1, 8>(simd),
-            _ => self.run::<S, 1, 1, 1, 16>(simd),
-        }
+        by_lanes!(self, simd)
     }
 }
 

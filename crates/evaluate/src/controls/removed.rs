@@ -32,14 +32,7 @@ mod tests {
             AttackInputs::new(&extractor("resnet8-w4", "flex").unwrap(), 6, 0).unwrap();
         let remains = |replaced: &[u32]| {
             context(0, |ctx| {
-                let data = VictimData {
-                    features: &features,
-                    images: None,
-                    extractor: None,
-                    weight_decay: 1e-2,
-                    preconditioner: None,
-                    ctx,
-                };
+                let data = VictimData::of_features(&features, 1e-2, ctx);
                 let basis = Basis {
                     data: &data,
                     head: &target.clean,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from typing import Any, Callable, Mapping
 
 import numpy as np
 
@@ -134,20 +134,27 @@ def pair(given: Any, name: str, labels: Labels) -> tuple[np.ndarray, np.ndarray]
     return features, numbers
 
 
-def table(fields: dict[str, Any], where: str) -> str:
-    """Keywords as a table of a spec, in JSON. A keyword that is None is left out."""
+def plain(where: str) -> Callable[[Any], Any]:
+    """What JSON lacks, as what a spec can have: scalars and arrays of NumPy's, paths, mappings."""
 
-    def plain(value: Any) -> Any:
+    def of(value: Any) -> Any:
         if isinstance(value, np.generic):
             return value.item()
         if isinstance(value, np.ndarray):
             return value.tolist()
         if isinstance(value, os.PathLike):
             return os.fspath(value)
+        if isinstance(value, Mapping):
+            return dict(value)
         raise Error(f"{where}: {value!r} is a {type(value).__name__}; expected a value that a spec can have")
 
+    return of
+
+
+def table(fields: dict[str, Any], where: str) -> str:
+    """Keywords as a table of a spec, in JSON. A keyword that is None is left out."""
     try:
-        return json.dumps({k: v for k, v in fields.items() if v is not None}, default=plain, allow_nan=False)
+        return json.dumps({k: v for k, v in fields.items() if v is not None}, default=plain(where), allow_nan=False)
     except ValueError as e:
         if isinstance(e, Error):
             raise

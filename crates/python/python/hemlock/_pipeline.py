@@ -14,7 +14,7 @@ from typing import Any, Iterator, Mapping
 import numpy as np
 
 from . import _hemlock
-from ._arrays import table
+from ._arrays import plain, table
 from ._hemlock import Error
 from ._progress import shown
 
@@ -145,26 +145,15 @@ def _overrides(set: Mapping[str, Any], above: str) -> Iterator[str]:
         elif value is None:
             raise Error(f"`set`: `{path}` is None; expected a value")
         else:
-            plain = json.loads(table({"value": value}, "set"))["value"]
-            yield f"{path}={json.dumps(plain, ensure_ascii=False)}"
+            said = json.loads(table({"value": value}, "set"))["value"]
+            yield f"{path}={json.dumps(said, ensure_ascii=False)}"
 
 
 def _content(spec: Mapping[str, Any]) -> str:
     """The content of a spec in JSON, where None is kept, so that it is refused by its path."""
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, np.generic):
-            return value.item()
-        if isinstance(value, np.ndarray):
-            return value.tolist()
-        if isinstance(value, os.PathLike):
-            return os.fspath(value)
-        if isinstance(value, Mapping):
-            return dict(value)
-        raise Error(f"the spec has {value!r}, a {type(value).__name__}; expected a value that a spec can have")
-
     try:
-        return json.dumps(dict(spec), default=plain, allow_nan=False)
+        return json.dumps(dict(spec), default=plain("the spec"), allow_nan=False)
     except ValueError as e:
         if isinstance(e, Error):
             raise
