@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hemlock_stage::{ErrorKind, ParamError, StageError};
+use hemlock_stage::{ErrorKind, MESSAGE, ParamError, StageError, short};
 
 use hemlock_arrays::ArraysError;
 use hemlock_store::StoreError;
@@ -212,7 +212,7 @@ pub enum DataError {
     },
 
     /// A file is damaged, or of another format.
-    #[error("{} is no {what} that can be read: {reason}", .file.display())]
+    #[error("{} is no {what} that can be read: {}", .file.display(), short(.reason, MESSAGE))]
     Damaged {
         /// The file.
         file: PathBuf,
@@ -333,7 +333,7 @@ fn list(files: &[UnreadableImage]) -> String {
     let mut text = String::new();
     for UnreadableImage { path, reason } in files.iter().take(SHOWN) {
         // Writing to a String never fails.
-        let _ = write!(text, "\n  {}: {reason}", path.display());
+        let _ = write!(text, "\n  {}: {}", path.display(), short(reason, MESSAGE));
     }
     match files.len().saturating_sub(SHOWN) {
         0 => text,
@@ -352,5 +352,23 @@ impl From<DataError> for StageError {
             (_, DataError::UnknownClass { .. }) => ParamError::new("classes", e.to_string()).into(),
             (DataErrorKind::Missing | DataErrorKind::Invalid | DataErrorKind::Io, _) => Self::new(ErrorKind::Data, e),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Readers of other formats put what they found into their reasons: here a whole image, of a damaged pickle.
+    #[test]
+    fn a_readers_reason_is_cut() {
+        let reason = format!("expected string, got Bytes({:?})", [200u8; 3072]);
+        let damaged = DataError::Damaged { file: "data_batch_1".into(), what: "pickle of CIFAR", reason };
+        let message = damaged.to_string();
+        assert!(
+            message.starts_with("data_batch_1 is no pickle of CIFAR that can be read: expected string"),
+            "{message}"
+        );
+        assert!(message.len() < 1200, "{}", message.len());
     }
 }

@@ -1,10 +1,9 @@
 //! Whether the stages of a spec fit together.
 
 use crate::graph::{Graph, Node};
-use crate::source::{SpecError, SpecSource};
-use crate::spec::Tables;
+use crate::source::SpecSource;
+use crate::spec::{SpecError, Tables};
 use hemlock_stage::{Need, Port};
-use serde_json::Value;
 
 /// Checks that the spec's stages fit together.
 pub(crate) fn connected(variants: &Tables, graph: &Graph, source: &SpecSource) -> Result<(), SpecError> {

@@ -22,12 +22,13 @@
 
 use crate::{
     Graph, Node, Resources, branches,
+    connections::connected,
     profiles::{self, PROFILE, PROFILES},
     resources::ResourcesByStage,
     source::{EXTENDS, SpecSource, to_json},
     variants::Variants,
 };
-use hemlock_stage::{Need, ParamError, Port, VALUE, short};
+use hemlock_stage::{ParamError, VALUE, short};
 use serde_json::{Map, Value};
 use std::{
     collections::{BTreeMap, HashSet},
