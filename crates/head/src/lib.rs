@@ -43,7 +43,7 @@ pub use loss::{
     add_weight_decay, gradient_sum, gradient_sum_of, loss_and_gradient, loss_and_gradient_sum, mean_loss, objective,
 };
 pub use margin::smoothed_error;
-pub use mixed::{implicit_gradient, mixed_derivative, mixed_derivative_of};
+pub use mixed::{implicit_gradient, mixed_derivative, mixed_derivative_of, product_and_derivative};
 pub use parameters::{Head, unpack};
 pub use precondition::Preconditioner;
 pub use predict::{accuracy, judge, judgements, logits, per_class_accuracy, predict, probabilities};

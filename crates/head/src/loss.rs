@@ -1,8 +1,8 @@
 //! The training loss and its gradient.
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
 
-use crate::kernel::{CHUNK, add_outer, map_chunks, residuals, scores, subtract_labels, sum_chunks, sum_outer};
+use crate::kernel::{CHUNK, map_chunks, residuals, scores, subtract_labels, sum_outer};
 use crate::parameters::{unpack, unpack_mut};
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
@@ -37,12 +37,12 @@ pub fn gradient_sum(head: &Head, blocks: &[Samples<'_>]) -> Result<Array2<f64>, 
 /// Returns an error if the probabilities do not have the shape `[n, K]`.
 pub fn gradient_sum_of(samples: Samples<'_>, probabilities: &Array2<f64>) -> Result<Array2<f64>, HeadError> {
     samples.check_probabilities(probabilities)?;
-    let chunks: Vec<_> = samples.chunks().zip(probabilities.axis_chunks_iter(Axis(0), CHUNK)).collect();
-    Ok(sum_outer(&chunks, (samples.classes(), samples.dim() + 1), |chunk, _, probabilities| {
-        let mut residuals = probabilities.to_owned();
-        subtract_labels(&mut residuals.view_mut(), chunk.labels());
-        residuals
-    }))
+    let of_chunk = |before: usize, c: &mut ArrayViewMut2<'_, f64>, _: ArrayView2<'_, f64>, chunk: Samples<'_>| {
+        c.assign(&probabilities.slice(s![before..before + chunk.len(), ..]));
+        subtract_labels(c, chunk.labels());
+        0.0
+    };
+    Ok(sum_outer(&[samples], (samples.classes(), samples.dim() + 1), of_chunk).1)
 }
 
 /// The training objective, `mean cross-entropy + weight_decay/2 |W|²` (the bias is not decayed), and its gradient `[K,
@@ -86,16 +86,9 @@ pub fn add_weight_decay(packed: ArrayView2<'_, f64>, weight_decay: f64, gradient
 /// The summed cross-entropy and its gradient `[K, d + 1]`.
 #[must_use]
 pub fn loss_and_gradient_sum(packed: ArrayView2<'_, f64>, blocks: &[Samples<'_>]) -> (f64, Array2<f64>) {
-    let part = |mut logits: ArrayViewMut2<'_, f64>, z: ArrayView2<'_, f64>, chunk: Samples<'_>| {
-        scores(packed, z, &mut logits);
-        let loss = residuals(&mut logits, chunk.labels());
-        let mut gradient = Array2::zeros(packed.dim());
-        add_outer(&logits.view(), z, &mut gradient);
-        (loss, gradient)
-    };
-    let zero = (0.0, Array2::zeros(packed.dim()));
-    sum_chunks(blocks, (CHUNK, packed.nrows(), packed.len()), part, zero, |(loss, gradient), (more, part)| {
-        (loss + more, gradient + part)
+    sum_outer(blocks, packed.dim(), |_, logits, z, chunk| {
+        scores(packed, z, logits);
+        residuals(logits, chunk.labels())
     })
 }
 

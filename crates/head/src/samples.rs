@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use hemlock_streams::Purpose;
 use ndarray::{Array2, ArrayView2, Axis, CowArray, Ix2, Slice};
+use pulp::{Arch, Simd, WithSimd};
 use rand::seq::index;
 use rayon::prelude::*;
 
@@ -172,7 +173,10 @@ impl<'a> Samples<'a> {
                     *scratch = Array2::zeros(z.dim());
                 }
                 let mut rows = scratch.slice_axis_mut(Axis(0), Slice::from(..z.nrows()));
-                rows.zip_mut_with(&z, |to, from| *to = f64::from(*from));
+                match (z.to_slice(), rows.as_slice_mut()) {
+                    (Some(from), Some(to)) => Arch::new().dispatch(Widened { from, to }),
+                    _ => rows.zip_mut_with(&z, |to, from| *to = f64::from(*from)),
+                }
                 scratch.slice_axis(Axis(0), Slice::from(..z.nrows()))
             }
         }
@@ -193,6 +197,21 @@ impl<'a> Samples<'a> {
             FloatMatrix::F32(z) => z.slice_axis_inplace(Axis(0), slice),
         }
         Self { features, labels: &self.labels[rows], classes: self.classes }
+    }
+}
+
+/// Converts to double precision, vectorised.
+struct Widened<'a> {
+    from: &'a [f32],
+    to: &'a mut [f64],
+}
+
+impl WithSimd for Widened<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        self.from.iter().zip(self.to).for_each(|(from, to)| *to = f64::from(*from));
     }
 }
 
