@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use hemlock_streams::Purpose;
 use ndarray::{Array2, ArrayView2, Axis, CowArray, Ix2, Slice};
-use pulp::{Arch, Simd, WithSimd};
 use rand::seq::index;
 use rayon::prelude::*;
 
 use crate::HeadError;
+use crate::float::convert;
 use crate::kernel::CHUNK;
 
 /// Features `[n, d]` with one label for each row. The features are finite, `d >= 1`, `classes >= 2`, and labels are
@@ -174,10 +174,24 @@ impl<'a> Samples<'a> {
                 }
                 let mut rows = scratch.slice_axis_mut(Axis(0), Slice::from(..z.nrows()));
                 match (z.to_slice(), rows.as_slice_mut()) {
-                    (Some(from), Some(to)) => Arch::new().dispatch(Widened { from, to }),
+                    (Some(from), Some(to)) => convert(from, to),
                     _ => rows.zip_mut_with(&z, |to, from| *to = f64::from(*from)),
                 }
                 scratch.slice_axis(Axis(0), Slice::from(..z.nrows()))
+            }
+        }
+    }
+
+    /// [`Samples::read`] in single precision.
+    pub(crate) fn read_single<'s>(&self, scratch: &'s mut Array2<f32>) -> ArrayView2<'s, f32>
+    where
+        'a: 's,
+    {
+        match self.features {
+            FloatMatrix::F32(z) => z,
+            FloatMatrix::F64(z) => {
+                *scratch = z.mapv(|z| z as f32);
+                scratch.view()
             }
         }
     }
@@ -197,21 +211,6 @@ impl<'a> Samples<'a> {
             FloatMatrix::F32(z) => z.slice_axis_inplace(Axis(0), slice),
         }
         Self { features, labels: &self.labels[rows], classes: self.classes }
-    }
-}
-
-/// Converts to double precision, vectorised.
-struct Widened<'a> {
-    from: &'a [f32],
-    to: &'a mut [f64],
-}
-
-impl WithSimd for Widened<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        self.from.iter().zip(self.to).for_each(|(from, to)| *to = f64::from(*from));
     }
 }
 

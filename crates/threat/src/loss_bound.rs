@@ -6,8 +6,8 @@ use ndarray::{Array1, Array2, s};
 
 use crate::Constraint;
 use hemlock_head::kernel::softmax;
-use hemlock_head::{Head, HeadError, Preconditioner, Samples, add_weight_decay, loss_and_gradient_sum};
-use hemlock_optim::{Limits, minimize};
+use hemlock_head::{Head, HeadError, Pass, Precision, Preconditioner, SINGLE_NOISE, Samples, add_weight_decay, pass};
+use hemlock_optim::{Level, Limits, minimize_in_levels};
 
 /// Temperature of the smooth maximum over labels. The smooth maximum exceeds the true one by at most `ln K` times this.
 const SMOOTHING: f64 = 0.05;
@@ -77,8 +77,8 @@ pub fn loss_bound(
         head
     };
     start = held(start);
-    let bound = |packed: &Array2<f64>| {
-        let (loss, mut gradient) = loss_and_gradient_sum(packed.view(), &[clean]);
+    let bound = |packed: &Array2<f64>, precision| {
+        let Pass { loss, mut gradient, .. } = pass(packed.view(), &[clean], precision);
         gradient /= count;
         let decay = add_weight_decay(packed.view(), (1.0 + share) * weight_decay, &mut gradient);
         let (worst, by_head) = worst(packed, constraint);
@@ -86,7 +86,13 @@ pub fn loss_bound(
         (loss / count + decay + share * worst, held(gradient))
     };
     let limits = Limits { gradient_tolerance: 1e-4, max_iterations: STEPS };
-    let found = minimize(start, bound, |gradient| held(preconditioner.apply(gradient)), &limits, keep_going);
+    let (single, double) =
+        (|at: &Array2<f64>| bound(at, Precision::Single), |at: &Array2<f64>| bound(at, Precision::Double));
+    // Only the last level decides what the bound is.
+    let rough = [Level { objective: &single, noise: SINGLE_NOISE }];
+    let rough = if Precision::of_search(&[clean]) == Precision::Single { &rough[..] } else { &[] };
+    let step = |gradient: &Array2<f64>| held(preconditioner.apply(gradient));
+    let found = minimize_in_levels(start, (rough, Level::exact(&double)), step, &limits, keep_going);
     Ok(found.value.min(zero))
 }
 
