@@ -5,7 +5,7 @@ classes K, poisons m.
     python benches/growth.py --hemlock target/release/hemlock            # all
     python benches/growth.py --only images d
 
-One number is varied at a time. Images are noise in CIFAR-10's layout, and their extractor is a ResNet-20 that is hardly
+One number is varied at a time, and `--only imagenet` has features of ImageNet's size. Images are noise in CIFAR-10's layout, and their extractor is a ResNet-20 that is hardly
 trained. For the other sizes, features are imported from a file; they are Gaussian clouds around class means.
 
 Every stage is a process of its own. Its seconds are those of its manifest. Its memory is the largest that the process
@@ -30,7 +30,13 @@ SIZES = {
     "K": [10, 100, 1000],
     "m": [100, 1000, 10_000],
 }
+# Features of ImageNet's size, and a tenth of it.
+IMAGENET = [{"n": n, "d": 768, "K": 1000, "m": n // 100} for n in (128_000, 1_280_000)]
 IMAGES = [1000, 10_000, 100_000]
+# The standard deviation around the mean of a class, with which heads are right about as often as on ImageNet.
+SPREAD = 8
+# Rows of features that are made at a time.
+ROWS = 100_000
 STAGES = ["features", "target-params", "poison-features", "evaluate"]
 EXTRACTION = """
 [dataset.pretrain]
@@ -79,16 +85,18 @@ controls = ["duplicates"]
 ATTACKS = {"gradient-canceling": 50, "bilevel": 5}
 
 
-def clouds(folder, n, d, classes):
+def clouds(folder, n, d, classes, spread=3):
     """Writes training, validation and test features, and labels, as .npy files."""
     rng = np.random.default_rng(0)
     means = rng.standard_normal((classes, d), dtype=np.float32)
     folder.mkdir()
-    for split, count in [("train", n), ("validation", 2000), ("test", 2000)]:
+    for split, count in [("train", n), ("validation", max(2000, 2 * classes)), ("test", max(2000, 2 * classes))]:
         labels = (np.arange(count) % classes).astype(np.int64)
-        z = rng.standard_normal((count, d), dtype=np.float32) * 3
-        z += means[labels]
-        np.save(folder / f"{split}.npy", z)
+        z = np.lib.format.open_memmap(folder / f"{split}.npy", "w+", np.float32, (count, d))
+        for first in range(0, count, ROWS):
+            some = labels[first : first + ROWS]
+            z[first : first + ROWS] = rng.standard_normal((len(some), d), dtype=np.float32) * spread + means[some]
+        z.flush()
         np.save(folder / f"{split}_labels.npy", labels)
 
 
@@ -154,17 +162,32 @@ def measured(hemlock, folder, size, attack):
         return [run(hemlock, stage, spec, root) for stage in STAGES]
 
 
+def imagenet(hemlock):
+    """Prints the table of problems of ImageNet's size, with the attack by Gradient Canceling alone."""
+    print("| n | d | K | m | " + " | ".join(STAGES) + " |\n" + "| --- " * (4 + len(STAGES)) + "|")
+    for size in IMAGENET:
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            clouds(folder / "features", size["n"], size["d"], size["K"], SPREAD)
+            cells = [f"{value:,}" for value in size.values()]
+            cells += [shown(*row) for row in measured(hemlock, folder, size, "gradient-canceling")]
+            print("| " + " | ".join(cells) + " |", flush=True)
+    print()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hemlock", default="target/release/hemlock", help="the binary")
     sizes = ["images", *SIZES]
-    parser.add_argument("--only", nargs="+", choices=sizes, default=sizes, help="which sizes to vary")
+    parser.add_argument("--only", nargs="+", choices=[*sizes, "imagenet"], default=sizes, help="which sizes to vary")
     args = parser.parse_args()
     hemlock = str(Path(args.hemlock).resolve())
     head = ["features", "target-params", *(f"{attack}, {steps} steps" for attack, steps in ATTACKS.items()), "evaluate"]
     print("seconds / MiB of its own (with mapped files)\n")
     if "images" in args.only:
         extraction(hemlock)
+    if "imagenet" in args.only:
+        imagenet(hemlock)
     print("| n | d | K | m | " + " | ".join(head) + " |\n" + "| --- " * (4 + len(head)) + "|")
     for varied in (varied for varied in args.only if varied in SIZES):
         for value in SIZES[varied]:

@@ -67,6 +67,16 @@ pub fn fit(
     options: &FitOptions,
     keep_going: &dyn Fn(usize, f64) -> bool,
 ) -> Result<Fit, HeadError> {
+    fit_from(Precision::of_search(blocks), blocks, options, keep_going)
+}
+
+/// [`fit`] whose first steps have the given precision.
+fn fit_from(
+    precision: Precision,
+    blocks: &[Samples<'_>],
+    options: &FitOptions,
+    keep_going: &dyn Fn(usize, f64) -> bool,
+) -> Result<Fit, HeadError> {
     HeadError::check_non_negative("weight_decay", options.weight_decay)?;
     HeadError::check_non_negative("gradient_tolerance", options.gradient_tolerance)?;
     let count = count(blocks)?;
@@ -85,7 +95,7 @@ pub fn fit(
     let (single, double) =
         (|packed: &Array2<f64>| at(packed, Precision::Single), |packed: &Array2<f64>| at(packed, Precision::Double));
     let rough = [Level { objective: &single, noise: SINGLE_NOISE }];
-    let rough = if Precision::of_search(blocks) == Precision::Single { &rough[..] } else { &[] };
+    let rough = if precision == Precision::Single { &rough[..] } else { &[] };
     let found = minimize_in_levels(
         start.into_packed(),
         (rough, Level::exact(&double)),
@@ -246,6 +256,19 @@ mod tests {
             (accuracy(&found.head, samples).unwrap(), found, error, solved, mixed)
         };
         assert!(all(stored) == all(converted));
+    }
+
+    #[test]
+    fn first_steps_in_single_precision_find_the_same_minimum() {
+        let data = GaussianClusters::new(3_000, 20, 12, 9);
+        let (clean, poisons) = (data.samples().rows(0..2_900), data.samples().rows(2_900..3_000));
+        let options = FitOptions { gradient_tolerance: 1e-9, ..FitOptions::new(1e-3) };
+        let blocks = [clean, poisons];
+        let double = run(&blocks, &options);
+        let single = fit_from(Precision::Single, &blocks, &options, &|_, _| true).unwrap();
+        assert_minimum(&single, &blocks, &options);
+        assert_close(&single.head.into_packed(), &double.head.into_packed(), 1e-6);
+        assert!(single.iterations < 2 * double.iterations, "{} {}", single.iterations, double.iterations);
     }
 
     #[test]

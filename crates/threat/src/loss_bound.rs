@@ -57,6 +57,20 @@ pub fn loss_bound(
     start: LossBoundStart<'_>,
     keep_going: &dyn Fn(usize, f64) -> bool,
 ) -> Result<f64, HeadError> {
+    let precision = Precision::of_search(&[clean]);
+    loss_bound_from(precision, clean, constraint, (poisons, weight_decay), start, keep_going)
+}
+
+/// [`loss_bound`] whose first steps have the given precision. The last ones, which decide what the bound is, are in
+/// double precision.
+fn loss_bound_from(
+    precision: Precision,
+    clean: Samples<'_>,
+    constraint: &Constraint,
+    (poisons, weight_decay): (usize, f64),
+    start: LossBoundStart<'_>,
+    keep_going: &dyn Fn(usize, f64) -> bool,
+) -> Result<f64, HeadError> {
     let LossBoundStart { head: clean_head, preconditioner } = start;
     clean_head.check_samples(&[clean])?;
     let preconditioner = match preconditioner {
@@ -88,9 +102,8 @@ pub fn loss_bound(
     let limits = Limits { gradient_tolerance: 1e-4, max_iterations: STEPS };
     let (single, double) =
         (|at: &Array2<f64>| bound(at, Precision::Single), |at: &Array2<f64>| bound(at, Precision::Double));
-    // Only the last level decides what the bound is.
     let rough = [Level { objective: &single, noise: SINGLE_NOISE }];
-    let rough = if Precision::of_search(&[clean]) == Precision::Single { &rough[..] } else { &[] };
+    let rough = if precision == Precision::Single { &rough[..] } else { &[] };
     let step = |gradient: &Array2<f64>| held(preconditioner.apply(gradient));
     let found = minimize_in_levels(start, (rough, Level::exact(&double)), step, &limits, keep_going);
     Ok(found.value.min(zero))
@@ -247,6 +260,18 @@ mod tests {
             hemlock_head::loss_and_gradient(&trained(&[data.samples()]), &[data.samples()], DECAY).unwrap();
         let loss_bound = bound(&data, &constraint, 0);
         assert!((loss_bound - objective).abs() < 1e-5, "{loss_bound} {objective}");
+    }
+
+    #[test]
+    fn first_steps_in_single_precision_give_the_same_bound() {
+        let (data, constraint) = setting(3, "sphere");
+        let head = trained(&[data.samples()]);
+        let start = LossBoundStart { head: &head, preconditioner: None };
+        let bound = |precision| {
+            loss_bound_from(precision, data.samples(), &constraint, (9, DECAY), start, &|_, _| true).unwrap()
+        };
+        let (single, double) = (bound(Precision::Single), bound(Precision::Double));
+        assert!((single - double).abs() < 1e-6, "{single} {double}");
     }
 
     #[test]
