@@ -24,6 +24,7 @@ use hemlock_head::{
     FitOptions, Head, HeadError, Preconditioner, Samples, SolveOptions, fit, loss_and_gradient, smoothed_error,
     solve_hessian,
 };
+use hemlock_optim::Snapshot;
 use hemlock_stage::Cancel;
 use hemlock_streams::Purpose;
 use ndarray::{Array2, ArrayView2, Axis, concatenate};
@@ -237,6 +238,38 @@ impl Objective for BilevelObjective<'_> {
 
     fn is_stochastic(&self) -> bool {
         self.descent.is_some()
+    }
+
+    fn state(&self) -> Option<Snapshot> {
+        let mut state = Snapshot::default()
+            .with("unconverged", self.unconverged)
+            .with("unsolved", self.unsolved)
+            .with_matrix("head", &self.head.packed().to_owned())
+            .with_all("preconditioner", self.preconditioner.state());
+        if let Some(solution) = &self.solution {
+            state = state.with_matrix("solution", solution);
+        }
+        if let Some((_, rng)) = &self.descent {
+            // 128 bits do not fit a number of JSON.
+            state = state.with("drawn", rng.get_word_pos().to_string());
+        }
+        Some(state)
+    }
+
+    fn restore(&mut self, state: &Snapshot) -> Result<(), String> {
+        let head = Head::from_packed(state.matrix("head")?).map_err(|e| e.to_string())?;
+        if head.packed().dim() != self.head.packed().dim() {
+            return Err("its head has another shape".to_owned());
+        }
+        self.preconditioner = Arc::new(Preconditioner::from_state(&state.under("preconditioner"))?);
+        (self.unconverged, self.unsolved) = (state.get("unconverged")?, state.get("unsolved")?);
+        self.solution = state.find_matrix("solution");
+        if let Some((_, rng)) = &mut self.descent {
+            let drawn: String = state.get("drawn")?;
+            rng.set_word_pos(drawn.parse().map_err(|_| "its `drawn` is no number")?);
+        }
+        self.head = head;
+        Ok(())
     }
 
     fn warn(&self) {

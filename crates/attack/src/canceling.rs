@@ -3,7 +3,7 @@
 
 use crate::{Objective, ObjectiveGradient, Term};
 use hemlock_head::{Head, HeadError, Samples, gradient_sum, gradient_sum_of, probabilities};
-use hemlock_optim::{inner, norm};
+use hemlock_optim::{Snapshot, inner, norm};
 use hemlock_threat::{Constraint, SupportFunction};
 use ndarray::{Array2, ArrayView2};
 use schemars::JsonSchema;
@@ -137,6 +137,10 @@ impl Objective for CancelingObjective<'_> {
     /// `|r_c|² / |r|`: the value is `1/2 |r|² / |r_c|²`, and the norm, in sums over samples, is `|r|`.
     fn per_norm(&self, value: f64) -> f64 {
         (self.scale / (2.0 * value).max(f64::MIN_POSITIVE)).sqrt()
+    }
+
+    fn state(&self) -> Option<Snapshot> {
+        Some(Snapshot::default())
     }
 
     fn stop_value(&self, tolerance: f64) -> f64 {

@@ -3,9 +3,10 @@
 
 use crate::{Objective, ObjectiveGradient};
 use hemlock_head::HeadError;
-use hemlock_optim::{Adam, LbfgsMemory, half_cosine, inner};
+use hemlock_optim::{Adam, LbfgsMemory, Snapshot, half_cosine, inner};
 use hemlock_threat::Project;
 use ndarray::{Array2, Zip};
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// The fraction of the predicted decrease that a step of L-BFGS has to achieve (Armijo), and the number of step lengths
@@ -65,7 +66,7 @@ impl Default for Descent {
 }
 
 /// Why a solver stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stop {
     /// The objective reached [`Descent::target`].
     Target,
@@ -105,6 +106,69 @@ pub struct Descended {
     pub stopped: Stop,
 }
 
+impl Descended {
+    /// The result as a state.
+    #[must_use]
+    pub fn state(&self) -> Snapshot {
+        Snapshot::default()
+            .with_matrix("features", &self.features)
+            .with("labels", &self.labels)
+            .with("value", self.value)
+            .with("step", self.step)
+            .with("stopped", self.stopped)
+    }
+
+    /// The result with a state.
+    ///
+    /// # Errors
+    /// Returns what is wrong with the state.
+    pub fn from_state(state: &Snapshot) -> Result<Self, String> {
+        Ok(Self {
+            features: state.matrix("features")?,
+            labels: state.get("labels")?,
+            value: state.get("value")?,
+            step: state.get("step")?,
+            stopped: state.get("stopped")?,
+        })
+    }
+}
+
+/// What watches a search, and keeps its state so that another process can continue it.
+pub trait SearchWatch<E> {
+    /// Called before the first step and after every step, with the number of steps taken and the displayed objective.
+    ///
+    /// # Errors
+    /// An error ends the search.
+    fn visit(&mut self, step: u32, displayed: f64) -> Result<(), E>;
+
+    /// The state that the search goes on from.
+    fn resume(&mut self) -> Option<Snapshot> {
+        None
+    }
+
+    /// Whether the state should be kept now. `stopping`: the search ends now with the error of a visit.
+    fn is_due(&self, _stopping: bool) -> bool {
+        false
+    }
+
+    /// Keeps a state.
+    ///
+    /// # Errors
+    /// An error ends the search.
+    fn keep(&mut self, _state: Snapshot) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+/// A function that is called at every step.
+struct Visit<F>(F);
+
+impl<E, F: FnMut(u32, f64) -> Result<(), E>> SearchWatch<E> for Visit<F> {
+    fn visit(&mut self, step: u32, displayed: f64) -> Result<(), E> {
+        (self.0)(step, displayed)
+    }
+}
+
 /// Minimises an objective over the features of the poisons within a constraint, starting from `start`. Labels are
 /// chosen again if [`Descent::label_update_interval`] is set. `visit` is called before the first step and after every
 /// step, with the number of steps taken and the displayed objective.
@@ -114,22 +178,48 @@ pub struct Descended {
 pub fn descend<E: From<HeadError>>(
     objective: &mut dyn Objective,
     start: Array2<f64>,
-    mut labels: Vec<u32>,
+    labels: Vec<u32>,
     constraint: &dyn Project,
     descent: &Descent,
-    mut visit: impl FnMut(u32, f64) -> Result<(), E>,
+    visit: impl FnMut(u32, f64) -> Result<(), E>,
+) -> Result<Descended, E> {
+    descend_watched(objective, (start, labels), constraint, descent, &mut Visit(visit))
+}
+
+/// [`descend`] that can be continued. A search that goes on from a state that was kept ends with the same bits as one
+/// that was not interrupted. A state that does not fit is not used.
+///
+/// # Errors
+/// Returns the errors of [`descend`] and of the watch.
+pub fn descend_watched<E: From<HeadError>>(
+    objective: &mut dyn Objective,
+    (start, given): (Array2<f64>, Vec<u32>),
+    constraint: &dyn Project,
+    descent: &Descent,
+    watch: &mut dyn SearchWatch<E>,
 ) -> Result<Descended, E> {
     let started = Instant::now();
-    // Steps and gradients take the memory layout of the features, and L-BFGS needs the standard one.
-    let mut z = if start.is_standard_layout() { start } else { start.as_standard_layout().into_owned() };
-    constraint.project(&mut z, &labels);
-    let mut method = Method::new(descent, z.dim());
-    let mut local = objective.evaluate(z.view(), &labels)?;
-    let mut best = Best { value: local.value, step: 0, left: None };
-    let mut improved = (0, local.value);
-    let mut step = 0;
+    let kept = watch.resume().and_then(|state| match State::read(&state, objective, descent, start.dim()) {
+        Ok(kept) => Some(kept),
+        Err(reason) => {
+            tracing::warn!("the checkpoint is not used, the search starts over: {reason}");
+            None
+        }
+    });
+    let State { mut z, mut labels, mut method, mut local, mut best, mut improved, mut step } = match kept {
+        Some(kept) => kept,
+        None => State::new(objective, (start, given), constraint, descent)?,
+    };
     loop {
-        visit(step, objective.display_value(local.value))?;
+        let visited = watch.visit(step, objective.display_value(local.value));
+        if watch.is_due(visited.is_err())
+            && let Some(of_objective) = objective.state()
+        {
+            let state = State { z, labels, method, local, best, improved, step };
+            watch.keep(state.write(of_objective))?;
+            State { z, labels, method, local, best, improved, step } = state;
+        }
+        visited?;
         if local.value < best.value || objective.is_stochastic() {
             best = Best { value: local.value, step, left: None };
         }
@@ -166,6 +256,85 @@ pub fn descend<E: From<HeadError>>(
             }
         };
         step += 1;
+    }
+}
+
+/// Everything that decides how a search goes on, besides the objective's own state.
+struct State {
+    z: Array2<f64>,
+    labels: Vec<u32>,
+    method: Method,
+    local: ObjectiveGradient,
+    best: Best,
+    /// The step of the last improvement, and the value there.
+    improved: (u32, f64),
+    step: u32,
+}
+
+impl State {
+    /// The state before the first step.
+    fn new(
+        objective: &mut dyn Objective,
+        (start, labels): (Array2<f64>, Vec<u32>),
+        constraint: &dyn Project,
+        descent: &Descent,
+    ) -> Result<Self, HeadError> {
+        // Steps and gradients take the memory layout of the features, and L-BFGS needs the standard one.
+        let mut z = if start.is_standard_layout() { start } else { start.as_standard_layout().into_owned() };
+        constraint.project(&mut z, &labels);
+        let method = Method::new(descent, z.dim());
+        let local = objective.evaluate(z.view(), &labels)?;
+        let best = Best { value: local.value, step: 0, left: None };
+        let improved = (0, local.value);
+        Ok(Self { z, labels, method, local, best, improved, step: 0 })
+    }
+
+    fn write(&self, objective: Snapshot) -> Snapshot {
+        let Best { value, step, left } = &self.best;
+        let mut best = Snapshot::default().with("value", value).with("step", step);
+        if let Some((z, labels)) = left {
+            best = best.with_matrix("z", z).with("labels", labels);
+        }
+        Snapshot::default()
+            .with("step", self.step)
+            .with("improved", self.improved)
+            .with("labels", &self.labels)
+            .with_matrix("z", &self.z)
+            .with_all("best", best)
+            .with_all("local", self.local.state())
+            .with_all("method", self.method.state())
+            .with_all("objective", objective)
+    }
+
+    /// The state of a snapshot. The objective is restored last, so that an error leaves it as it was.
+    fn read(
+        kept: &Snapshot,
+        objective: &mut dyn Objective,
+        descent: &Descent,
+        shape: (usize, usize),
+    ) -> Result<Self, String> {
+        let poisons = |kept: &Snapshot| -> Result<(Array2<f64>, Vec<u32>), String> {
+            let (z, labels) = (kept.matrix("z")?, kept.get::<Vec<u32>>("labels")?);
+            if z.dim() == shape && labels.len() == shape.0 {
+                Ok((z, labels))
+            } else {
+                Err("its poisons have another shape".to_owned())
+            }
+        };
+        let (z, labels) = poisons(kept)?;
+        let best = kept.under("best");
+        let left = best.find_matrix("z").is_some().then(|| poisons(&best)).transpose()?;
+        let state = Self {
+            z,
+            labels,
+            method: Method::read(&kept.under("method"), descent, shape)?,
+            local: ObjectiveGradient::from_state(&kept.under("local"))?,
+            best: Best { value: best.get("value")?, step: best.get("step")?, left },
+            improved: kept.get("improved")?,
+            step: kept.get("step")?,
+        };
+        objective.restore(&kept.under("objective"))?;
+        Ok(state)
     }
 }
 
@@ -220,6 +389,33 @@ impl Method {
             Solver::Adam => Self::Adam(Adam::new(shape, step, descent.steps)),
             Solver::Lbfgs => Self::Lbfgs { step, memory: LbfgsMemory::new(), gradient: None },
         }
+    }
+
+    fn state(&self) -> Snapshot {
+        match self {
+            Self::GradientDescent { rate, .. } => Snapshot::default().with("rate", rate),
+            Self::NormDescent { taken, .. } => Snapshot::default().with("taken", taken),
+            Self::Adam(adam) => adam.state(),
+            Self::Lbfgs { memory, gradient, .. } => {
+                let state = memory.state();
+                gradient.iter().fold(state, |state, gradient| state.with_matrix("gradient", gradient))
+            }
+        }
+    }
+
+    /// The method with a state.
+    fn read(state: &Snapshot, descent: &Descent, shape: (usize, usize)) -> Result<Self, String> {
+        let mut method = Self::new(descent, shape);
+        match &mut method {
+            Self::GradientDescent { rate, .. } => *rate = state.get("rate")?,
+            Self::NormDescent { taken, .. } => *taken = state.get("taken")?,
+            Self::Adam(adam) => adam.restore(state)?,
+            Self::Lbfgs { memory, gradient, .. } => {
+                *memory = LbfgsMemory::from_state(state)?;
+                *gradient = state.find_matrix("gradient");
+            }
+        }
+        Ok(method)
     }
 
     /// Discards what was learned with other labels.
@@ -328,6 +524,8 @@ fn largest(gradient: &Array2<f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{Clouds, clouds};
+    use crate::{BilevelObjective, CancelingObjective, InnerLoop};
     use hemlock_head::Head;
     use hemlock_threat::Constraint;
     use ndarray::{ArrayView2, array};
@@ -386,6 +584,86 @@ mod tests {
         let found = run(&Descent { steps: 300, step: 0.3, label_update_interval: Some(1), ..Descent::default() });
         assert!((found.value + 4.0).abs() < 1e-2, "{found:?}");
         assert_eq!(found.labels, [0, 0]);
+    }
+
+    /// Keeps the state before step `at`, as bytes, and ends the search there.
+    struct Interrupted {
+        at: u32,
+        kept: Option<Vec<u8>>,
+        seen: Vec<u32>,
+    }
+
+    impl SearchWatch<HeadError> for Interrupted {
+        fn visit(&mut self, step: u32, _: f64) -> Result<(), HeadError> {
+            self.seen.push(step);
+            if step == self.at { Err(HeadError::Empty) } else { Ok(()) }
+        }
+        fn resume(&mut self) -> Option<Snapshot> {
+            self.kept.take().map(|bytes| Snapshot::from_bytes(&bytes).unwrap())
+        }
+        fn is_due(&self, stopping: bool) -> bool {
+            stopping
+        }
+        fn keep(&mut self, state: Snapshot) -> Result<(), HeadError> {
+            self.kept = Some(state.to_bytes().unwrap());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_search_that_was_interrupted_ends_with_the_same_bits() {
+        let setting = Clouds::new();
+        let (start, labels) = clouds(8, 5);
+        let (clean, raised) = (setting.clean(), vec![setting.validation()]);
+        let target = Head::from_packed(&setting.head.packed() * 0.6).unwrap();
+        let set = Constraint::new(&"ball".parse().unwrap(), clean, 0.9, 3).unwrap();
+        let canceling = || CancelingObjective::new(&target, clean, 1e-2).unwrap();
+        let bilevel = || BilevelObjective::new(clean, raised.clone(), setting.head.clone(), 1e-2, 1.0).unwrap();
+        let inner = InnerLoop { steps: 3, learning_rate: 0.1, batch: 16 };
+        let tgda = || BilevelObjective::tgda(clean, raised.clone(), setting.head.clone(), 1e-2, inner, 3).unwrap();
+        let objectives: [&dyn Fn() -> Box<dyn Objective>; 3] =
+            [&|| Box::new(canceling()), &|| Box::new(bilevel()), &|| Box::new(tgda())];
+        for solver in [Solver::GradientDescent, Solver::NormDescent, Solver::Adam, Solver::Lbfgs] {
+            let descent =
+                Descent { solver, steps: 12, step: 0.3, label_update_interval: Some(5), ..Descent::default() };
+            for objective in objectives {
+                let run = |watch: &mut dyn SearchWatch<HeadError>| {
+                    descend_watched(&mut *objective(), (start.clone(), labels.clone()), &set, &descent, watch)
+                };
+                let whole = run(&mut Visit(|_, _| Ok(()))).unwrap();
+                for at in [1, 6, 7] {
+                    let mut watch = Interrupted { at, kept: None, seen: Vec::new() };
+                    if run(&mut watch).is_ok() {
+                        // The search ended before that step.
+                        continue;
+                    }
+                    watch.at = u32::MAX;
+                    let resumed = run(&mut watch).unwrap();
+                    assert_eq!(resumed.features, whole.features, "{solver:?} {at}");
+                    let found =
+                        |found: &Descended| (found.labels.clone(), found.value.to_bits(), found.step, found.stopped);
+                    assert_eq!(found(&resumed), found(&whole));
+                    assert_eq!(watch.seen[at as usize + 1], at, "it goes on at the step where it was interrupted");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_state_that_does_not_fit_is_not_used() {
+        let setting = Clouds::new();
+        let (start, labels) = clouds(8, 5);
+        let set = Constraint::ball(3.0);
+        let run = |solver, watch: &mut Interrupted| {
+            let mut objective = CancelingObjective::new(&setting.head, setting.clean(), 1e-2).unwrap();
+            let descent = Descent { solver, steps: 9, ..Descent::default() };
+            descend_watched(&mut objective, (start.clone(), labels.clone()), &set, &descent, watch)
+        };
+        let mut watch = Interrupted { at: 4, kept: None, seen: Vec::new() };
+        run(Solver::Adam, &mut watch).unwrap_err();
+        (watch.at, watch.seen) = (u32::MAX, Vec::new());
+        run(Solver::Lbfgs, &mut watch).unwrap();
+        assert_eq!(watch.seen[0], 0);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub mod testing;
 pub use attacks::{AttackParams, AttackRef, InnerLoop};
 pub use bilevel::BilevelObjective;
 pub use canceling::{Canceled, CancelingObjective};
-pub use descent::{Descended, Descent, Solver, Stop, descend};
+pub use descent::{Descended, Descent, SearchWatch, Solver, Stop, descend, descend_watched};
 pub use greedy::{Added, Choice, Class, add, nearest_samples};
 pub use labels::{Base, Labels};
 pub use objective::{Objective, ObjectiveGradient, Term};

@@ -1,6 +1,7 @@
 //! The objective of an attack, in the one form that all solvers use.
 
 use hemlock_head::{Head, HeadError, Samples, logits, mixed_derivative, mixed_derivative_of, predict, probabilities};
+use hemlock_optim::Snapshot;
 use hemlock_threat::{Constraint, Poison, SupportFunction};
 use ndarray::{Array2, ArrayView2};
 
@@ -52,6 +53,20 @@ pub trait Objective {
         Ok(None)
     }
 
+    /// What earlier evaluations left behind that later ones depend on. `None` if that cannot be kept: a search cannot be
+    /// continued by another process then.
+    fn state(&self) -> Option<Snapshot> {
+        None
+    }
+
+    /// Goes on from a state, so that the same evaluations follow.
+    ///
+    /// # Errors
+    /// Returns what is wrong with the state.
+    fn restore(&mut self, _state: &Snapshot) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Logs a warning if some gradient was not exact.
     fn warn(&self) {}
 
@@ -90,6 +105,28 @@ impl ObjectiveGradient {
     #[must_use]
     pub fn new(value: f64, head: Head, adjoint: Array2<f64>) -> Self {
         Self { value, terms: vec![Term { head, adjoint, probabilities: None }] }
+    }
+
+    /// The gradient as a state, without the probabilities, which do not change a bit of what follows.
+    pub(crate) fn state(&self) -> Snapshot {
+        let state = Snapshot::default().with("value", self.value).with("terms", self.terms.len());
+        self.terms.iter().enumerate().fold(state, |state, (i, term)| {
+            let term = Snapshot::default()
+                .with_matrix("head", &term.head.packed().to_owned())
+                .with_matrix("adjoint", &term.adjoint);
+            state.with_all(&i.to_string(), term)
+        })
+    }
+
+    /// The gradient with a state.
+    pub(crate) fn from_state(state: &Snapshot) -> Result<Self, String> {
+        let term = |i: usize| {
+            let state = state.under(&i.to_string());
+            let head = Head::from_packed(state.matrix("head")?).map_err(|e| e.to_string())?;
+            Ok(Term { head, adjoint: state.matrix("adjoint")?, probabilities: None })
+        };
+        let terms = (0..state.get("terms")?).map(term).collect::<Result<_, String>>()?;
+        Ok(Self { value: state.get("value")?, terms })
     }
 
     /// The gradient with respect to the features of the poisons at which the objective was evaluated, `[m, d]`.

@@ -10,6 +10,7 @@ use crate::kernel::{held, sum_chunks};
 use crate::product::{self, add_moments, multiply};
 use crate::samples::{count, subsample};
 use crate::{Head, HeadError, Samples, probabilities};
+use hemlock_optim::Snapshot;
 
 /// Added to the unit diagonal of the scaled matrix, so that it stays positive definite with constant or repeated
 /// columns.
@@ -104,6 +105,23 @@ impl Preconditioner {
         };
         let columns: Vec<_> = probabilities.columns().into_iter().collect();
         Ok(Self { whitening: columns.into_par_iter().map(block).collect() })
+    }
+
+    /// The matrices, as a state.
+    #[must_use]
+    pub fn state(&self) -> Snapshot {
+        let state = Snapshot::default().with("matrices", self.whitening.len());
+        self.whitening.iter().enumerate().fold(state, |state, (i, matrix)| state.with_matrix(&i.to_string(), matrix))
+    }
+
+    /// The preconditioner with a state.
+    ///
+    /// # Errors
+    /// Returns what is wrong with the state.
+    pub fn from_state(state: &Snapshot) -> Result<Self, String> {
+        let matrices: usize = state.get("matrices")?;
+        let whitening = (0..matrices).map(|i| state.matrix(&i.to_string())).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { whitening })
     }
 
     /// Whether it was made at a head and has a matrix for each class ([`Preconditioner::at`]).

@@ -1,6 +1,6 @@
 //! Adam (Kingma & Ba, 2015) with a cosine schedule, on a matrix.
 
-use crate::half_cosine;
+use crate::{Snapshot, half_cosine};
 use ndarray::{Array2, Zip};
 
 const DECAY: (f64, f64) = (0.9, 0.999);
@@ -20,6 +20,26 @@ impl Adam {
     #[must_use]
     pub fn new(shape: (usize, usize), rate: f64, steps: u32) -> Self {
         Self { first: Array2::zeros(shape), second: Array2::zeros(shape), rate, taken: 0.0, steps: steps.into() }
+    }
+
+    /// The state, from which the same steps follow.
+    #[must_use]
+    pub fn state(&self) -> Snapshot {
+        let taken = Snapshot::default().with("taken", self.taken);
+        taken.with_matrix("first", &self.first).with_matrix("second", &self.second)
+    }
+
+    /// Goes on from a state.
+    ///
+    /// # Errors
+    /// Returns what is wrong with the state.
+    pub fn restore(&mut self, state: &Snapshot) -> Result<(), String> {
+        let (first, second) = (state.matrix("first")?, state.matrix("second")?);
+        if first.dim() != self.first.dim() || second.dim() != self.first.dim() {
+            return Err("its moments have another shape".to_owned());
+        }
+        (self.first, self.second, self.taken) = (first, second, state.get("taken")?);
+        Ok(())
     }
 
     /// Moves `x` by one step against `gradient`. The scale of the gradients has no effect.

@@ -21,13 +21,13 @@ const NOISE: f64 = 1e-14;
 const PATIENCE: u32 = 10;
 
 /// A function of a matrix, and its gradient.
-pub type Objective<'a> = &'a dyn Fn(&Array2<f64>) -> (f64, Array2<f64>);
+pub type Function<'a> = &'a dyn Fn(&Array2<f64>) -> (f64, Array2<f64>);
 
 /// A function as it is computed with some precision.
 #[derive(Clone, Copy)]
 pub struct Level<'a> {
     /// The function, and its gradient.
-    pub objective: Objective<'a>,
+    pub objective: Function<'a>,
     /// Changes of its value below this, relative to `1 +` its value, are rounding noise.
     pub noise: f64,
 }
@@ -35,7 +35,7 @@ pub struct Level<'a> {
 impl<'a> Level<'a> {
     /// A function in double precision.
     #[must_use]
-    pub fn exact(objective: Objective<'a>) -> Self {
+    pub fn exact(objective: Function<'a>) -> Self {
         Self { objective, noise: NOISE }
     }
 }
@@ -133,7 +133,7 @@ struct Point {
 }
 
 impl Point {
-    fn new(at: Array2<f64>, objective: Objective<'_>) -> Self {
+    fn new(at: Array2<f64>, objective: Function<'_>) -> Self {
         let (value, gradient) = objective(&at);
         Self { at, value, gradient }
     }

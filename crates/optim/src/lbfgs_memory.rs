@@ -5,6 +5,7 @@
 //! coefficients of the direction with respect to the stored vectors (Chen, Wang & Zhou, "Large-scale L-BFGS using
 //! MapReduce", 2014). A step reads the memory twice, on all threads.
 
+use crate::Snapshot;
 use ndarray::{Array2, ArrayView1};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -40,6 +41,31 @@ impl LbfgsMemory {
     pub fn new() -> Self {
         let vectors = vec![Array2::zeros((0, 0)); 2 * PAIRS];
         Self { vectors, gram: Array2::zeros((2 * PAIRS, 2 * PAIRS)), order: VecDeque::new(), unmultiplied: false }
+    }
+
+    /// The state, from which the same directions follow.
+    #[must_use]
+    pub fn state(&self) -> Snapshot {
+        let state = Snapshot::default().with("order", &self.order).with("unmultiplied", self.unmultiplied);
+        let state = state.with_matrix("gram", &self.gram);
+        self.used().fold(state, |state, i| state.with_matrix(&i.to_string(), &self.vectors[i]))
+    }
+
+    /// The memory with a state.
+    ///
+    /// # Errors
+    /// Returns what is wrong with the state.
+    pub fn from_state(state: &Snapshot) -> Result<Self, String> {
+        let mut memory = Self { gram: state.matrix("gram")?, ..Self::new() };
+        (memory.order, memory.unmultiplied) = (state.get("order")?, state.get("unmultiplied")?);
+        let fits = memory.order.len() <= PAIRS && memory.order.iter().all(|slot| *slot < PAIRS);
+        if !fits || memory.gram.dim() != (2 * PAIRS, 2 * PAIRS) {
+            return Err("its memory has another size".to_owned());
+        }
+        for i in memory.used().collect::<Vec<_>>() {
+            memory.vectors[i] = state.matrix(&i.to_string())?;
+        }
+        Ok(memory)
     }
 
     /// Whether the memory holds no pairs.

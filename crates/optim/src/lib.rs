@@ -4,6 +4,7 @@
 //! - [`LbfgsMemory`]: the memory of L-BFGS, for vectors so long that reading them dominates the cost of a step.
 //! - [`Adam`]: Adam with a cosine schedule, on a matrix.
 //! - [`boxed`]: minimisers of a vector with bounds on every coordinate.
+//! - [`Snapshot`]: the state of an unfinished search, as bytes.
 //! - [`half_cosine`]: the step schedule of both Adam optimisers and of gradient descent.
 //!
 //! L-BFGS has several recursions, because its problems differ in size and place:
@@ -17,10 +18,12 @@ mod adam;
 pub mod boxed;
 mod lbfgs;
 mod lbfgs_memory;
+mod snapshot;
 
 pub use adam::Adam;
-pub use lbfgs::{Level, Limits, Minimum, Objective, minimize, minimize_in_levels};
+pub use lbfgs::{Function, Level, Limits, Minimum, minimize, minimize_in_levels};
 pub use lbfgs_memory::{LbfgsMemory, PAIRS};
+pub use snapshot::Snapshot;
 
 use ndarray::Array2;
 use std::f64::consts::PI;

@@ -1,6 +1,9 @@
 //! Stage: poisoned features, made by one of the attacks of `hemlock-attack`.
 
+mod journal;
 mod search;
+
+use std::cell::RefCell;
 
 use hemlock_artifact::{AttackSpec, Features, PoisonFeatures, TargetParams};
 use hemlock_attack::adaptive::{Adaptive, Evasion};
@@ -9,6 +12,7 @@ use hemlock_attack::{AttackParams, AttackRef, Base, Labels, Start, poison_count}
 use hemlock_optim::PAIRS;
 use hemlock_stage::{About, Context, ParamError, StageError, StageRole, inputs};
 use hemlock_threat::{ConstraintKind, ConstraintKinds};
+use journal::Journal;
 use schemars::JsonSchema;
 use search::Search;
 use serde::{Deserialize, Serialize, ser::Error};
@@ -297,7 +301,8 @@ impl hemlock_stage::Stage for Stage {
         let count = poison_count(params.poison_fraction, clean.len())?;
         let constraint = attacks::constraint(&spec, clean)?;
         let mut objective = attacks::objective(&spec, &features, &target, ctx.cancel)?;
-        let search = Search { params, clean, count, constraint: &constraint, ctx };
+        let journal = RefCell::new(Journal::load(ctx));
+        let search = Search { params, clean, count, constraint: &constraint, ctx, journal };
         let mut found = search.make(&mut *objective)?;
         if let Some(evasion) = Evasion::new(&spec, clean, target.weight_decay)? {
             found = search.adapt(&mut *objective, &evasion, found)?;

@@ -1,22 +1,25 @@
 //! Starts poisons and moves them. With adversarial labels, it searches several times and takes the best result.
 
+use crate::journal::{Journal, Watch};
 use crate::{Params, SolverKind};
 use hemlock_artifact::{AttackSpec, CurvePoint, PoisonFeatures};
 use hemlock_attack::adaptive::{self, AdaptivePoisons, Evasion, move_back};
 use hemlock_attack::{
-    Base, Descent, InitialPoisons, Initialization, Labels, Objective, Solver, Start, Stop, descend, nearest_samples,
+    Base, Descent, InitialPoisons, Initialization, Labels, Objective, Solver, Start, Stop, descend_watched,
+    nearest_samples,
 };
 use hemlock_head::Samples;
 use hemlock_stage::{Bar, Context, StageError};
 use hemlock_threat::{Constraint, Project};
 use ndarray::Array2;
+use std::cell::RefCell;
 use std::time::Duration;
 
 /// The poisons of one search, and how it went.
 #[derive(Clone)]
 pub(crate) struct FoundPoisons {
     pub(crate) start: InitialPoisons,
-    curve: Vec<CurvePoint>,
+    pub(crate) curve: Vec<CurvePoint>,
     /// The value of the objective at the end; `objective` is the displayed one.
     pub(crate) value: f64,
     objective: f64,
@@ -33,6 +36,8 @@ pub(crate) struct Search<'a> {
     pub(crate) count: usize,
     pub(crate) constraint: &'a Constraint,
     pub(crate) ctx: &'a Context<'a>,
+    /// What is kept of the searches.
+    pub(crate) journal: RefCell<Journal>,
 }
 
 impl Search<'_> {
@@ -105,13 +110,22 @@ impl Search<'_> {
         };
         let mut record = Record::new("poisons", descent.steps, ctx);
         let InitialPoisons { base, features, labels: given } = start;
-        let found = descend(objective, features, given, set, &descent, |at, value| record.point(at, value))?;
+        let mut journal = self.journal.borrow_mut();
+        let (found, curve) = match journal.next_ended(objective) {
+            Some(ended) => ended,
+            None => {
+                let mut watch = Watch { record: &mut record, journal: &mut journal, ctx };
+                let found = descend_watched(objective, (features, given), set, &descent, &mut watch)?;
+                journal.end(&found, &record.curve, objective);
+                (found, record.curve)
+            }
+        };
         let base = match params.base() {
             Base::Start => base,
             Base::Nearest => nearest_samples(&found.features, &found.labels, clean, labels.base_class()),
         };
         let taken = before.last().map_or(0, |point| point.step + 1);
-        let after = record.curve.into_iter().map(|point| CurvePoint { step: point.step + taken, ..point });
+        let after = curve.into_iter().map(|point| CurvePoint { step: point.step + taken, ..point });
         Ok(FoundPoisons {
             value: found.value,
             objective: objective.display_value(found.value),
@@ -242,11 +256,11 @@ impl FoundPoisons {
 }
 
 /// The curve of an attack, which is reported as progress while it grows.
-struct Record<'a> {
+pub(crate) struct Record<'a> {
     ctx: &'a Context<'a>,
     bar: Box<dyn Bar>,
     every: u32,
-    curve: Vec<CurvePoint>,
+    pub(crate) curve: Vec<CurvePoint>,
 }
 
 impl<'a> Record<'a> {
@@ -255,7 +269,7 @@ impl<'a> Record<'a> {
         Self { ctx, bar, every: steps.div_ceil(200).max(1), curve: Vec::new() }
     }
 
-    fn point(&mut self, step: u32, objective: f64) -> Result<(), StageError> {
+    pub(crate) fn point(&mut self, step: u32, objective: f64) -> Result<(), StageError> {
         if step.is_multiple_of(self.every) {
             self.curve.push(CurvePoint { step, objective });
             self.bar.at(step.into());

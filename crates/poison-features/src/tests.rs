@@ -2,9 +2,11 @@ use super::*;
 use hemlock_attack::{BilevelObjective, CancelingObjective, Objective, testing::Clouds};
 use hemlock_fixtures::context;
 use hemlock_head::Head;
-use hemlock_stage::Params as _;
+use hemlock_stage::{Bar, Cancel, Checkpoints, ErrorKind, Params as _, Progress};
 use hemlock_threat::Constraint;
 use serde_json::json;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Adversarial labels include clean labels as a special case, so for every attack and solver their result is no worse.
 #[test]
@@ -37,7 +39,8 @@ fn adversarial_labels_contain_clean_ones() {
                 };
                 context(seed, |ctx| {
                     let (params, clean, constraint) = (&params, setting.clean(), &constraint);
-                    Search { params, clean, count: 12, constraint, ctx }.make(&mut *objective).unwrap()
+                    let journal = RefCell::new(Journal::load(ctx));
+                    Search { params, clean, count: 12, constraint, ctx, journal }.make(&mut *objective).unwrap()
                 })
             };
             let (kept, adversarial) = (made("clean"), made("adversarial"));
@@ -75,4 +78,84 @@ fn all_fields_are_known() {
     let mut known = Params::FIELDS;
     known.sort_unstable();
     assert_eq!(fields, known);
+}
+
+/// Asks for a stop after some steps, whichever search they belong to.
+#[derive(Clone)]
+struct StopAfter {
+    steps: Arc<AtomicU32>,
+    cancel: Cancel,
+}
+
+impl Progress for StopAfter {
+    fn start(&self, _: &str, _: u64, _: &'static str) -> Box<dyn Bar> {
+        Box::new(self.clone())
+    }
+}
+
+impl Bar for StopAfter {
+    fn at(&self, _: u64) {
+        if self.steps.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.cancel.request();
+        }
+    }
+    fn say(&self, _: String) {}
+}
+
+/// The checkpoint of the last run, in memory.
+#[derive(Default)]
+struct Memory(Mutex<Option<Vec<u8>>>);
+
+impl Checkpoints for Memory {
+    fn load(&self) -> Result<Option<Vec<u8>>, StageError> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+    fn save(&self, state: &[u8]) -> Result<(), StageError> {
+        *self.0.lock().unwrap() = Some(state.to_vec());
+        Ok(())
+    }
+}
+
+/// With adversarial labels there are three searches, one after the other.
+#[test]
+fn a_run_that_is_stopped_again_and_again_ends_with_the_same_bits() {
+    let setting = Clouds::new();
+    let constraint = Constraint::ball(1.5);
+    for (attack, solver) in [("bilevel", "adam"), ("bilevel", "lbfgs"), ("gradient-canceling", "adam")] {
+        let table = json!({ "attack": attack, "poison_fraction": 0.1, "labels": "adversarial", "solver": solver, "steps": 20, "start": "clean" });
+        let params: Params = serde_json::from_value(table).unwrap();
+        let target = Head::from_packed(&setting.head.packed() * 0.7).unwrap();
+        let run = |checkpoints: &dyn Checkpoints, steps: u32| {
+            let (clean, cancel) = (setting.clean(), Cancel::default());
+            let mut objective: Box<dyn Objective> = match attack {
+                "bilevel" => {
+                    let head = setting.head.clone();
+                    Box::new(BilevelObjective::new(clean, vec![setting.validation()], head, 1e-2, 0.5).unwrap())
+                }
+                _ => Box::new(CancelingObjective::new(&target, clean, 1e-2).unwrap()),
+            };
+            let progress = StopAfter { steps: Arc::new(steps.into()), cancel: cancel.clone() };
+            hemlock_fixtures::in_context("flex", &progress, &cancel, |ctx| {
+                let ctx = &Context { checkpoints, ..*ctx };
+                let (params, constraint, journal) = (&params, &constraint, RefCell::new(Journal::load(ctx)));
+                Search { params, clean, count: 12, constraint, ctx, journal }.make(&mut *objective)
+            })
+        };
+        let whole = run(&Memory::default(), u32::MAX).unwrap();
+        let (memory, mut runs) = (Memory::default(), 1);
+        let found = loop {
+            match run(&memory, 7) {
+                Ok(found) => break found,
+                Err(e) => assert_eq!(e.kind(), ErrorKind::Interrupted, "{e}"),
+            }
+            runs += 1;
+            assert!(runs < 30, "it never ends");
+        };
+        assert!(runs > 5, "{runs}");
+        assert_eq!(found.start.features, whole.start.features, "{attack}, {solver}");
+        assert_eq!(found.start.labels, whole.start.labels);
+        assert_eq!(found.value.to_bits(), whole.value.to_bits());
+        assert_eq!(found.gap, whole.gap);
+        assert_eq!(found.curve, whole.curve);
+    }
 }

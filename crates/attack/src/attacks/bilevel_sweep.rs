@@ -3,6 +3,7 @@
 use super::{Attack, Defaults, ObjectiveInputs, bilevel};
 use crate::{BilevelObjective, Objective, ObjectiveGradient};
 use hemlock_head::HeadError;
+use hemlock_optim::Snapshot;
 use hemlock_stage::{ParamError, StageError};
 use hemlock_threat::Sees;
 use ndarray::ArrayView2;
@@ -84,6 +85,15 @@ impl Objective for SweepObjective<'_> {
 
     fn display_value(&self, value: f64) -> f64 {
         -value
+    }
+
+    fn state(&self) -> Option<Snapshot> {
+        let states = self.0.iter().map(Objective::state).enumerate();
+        states.into_iter().try_fold(Snapshot::default(), |all, (i, one)| Some(all.with_all(&i.to_string(), one?)))
+    }
+
+    fn restore(&mut self, state: &Snapshot) -> Result<(), String> {
+        self.0.iter_mut().enumerate().try_for_each(|(i, one)| one.restore(&state.under(&i.to_string())))
     }
 
     fn warn(&self) {
