@@ -40,7 +40,7 @@ impl hemlock_stage::Stage for Stage {
         named_by: &["kind"],
         ..About::new(StageRole::Defence, "apply defences to clean data, and measure what they cost")
     };
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     const INSTEAD: &'static [(&'static str, &'static str)] = &[("extractor", "victim_extractor")];

@@ -98,7 +98,7 @@ impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "evaluate";
     const ABOUT: About =
         About::new(StageRole::Evaluation, "retrain victims on poisons and on controls, and measure them");
-    const VERSION: u32 = 14;
+    const VERSION: u32 = 15;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     const LISTS: &'static [&'static str] = &["controls", "sees"];

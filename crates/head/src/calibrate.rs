@@ -4,7 +4,7 @@ use ndarray::{Array2, Axis};
 
 use crate::loss::objective;
 use crate::samples::count;
-use crate::{Fit, Head, HeadError, Samples};
+use crate::{Fit, Head, HeadError, Precision, Samples};
 use hemlock_optim::{Limits, minimize};
 
 /// Fits the head `(a W, b)` to minimise the training objective over the scale `a` and the biases `b`, while the
@@ -41,7 +41,7 @@ pub fn calibrate(head: &Head, blocks: &[Samples<'_>], weight_decay: f64) -> Resu
     let found = minimize(
         start,
         |at| {
-            let (value, gradient) = objective(expand(at).view(), blocks, count, weight_decay);
+            let (value, gradient) = objective(expand(at).view(), blocks, (count, weight_decay), Precision::Double);
             let (along_weight, along_bias) = gradient.view().split_at(Axis(1), dim);
             let mut reduced = Array2::zeros((1, classes + 1));
             reduced[[0, 0]] = along_weight.iter().zip(head.weight()).map(|(g, w)| g * w).sum();

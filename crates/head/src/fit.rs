@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::loss::objective;
+use ndarray::Array2;
+
+use crate::loss::{SINGLE_NOISE, objective};
 use crate::precondition::Preconditioner;
 use crate::samples::count;
-use crate::{Head, HeadError, Samples};
-use hemlock_optim::{Limits, minimize};
+use crate::{Head, HeadError, Precision, Samples};
+use hemlock_optim::{Level, Limits, minimize_in_levels};
 
 /// Options of [`fit`].
 #[derive(Debug, Clone, PartialEq)]
@@ -47,7 +49,8 @@ pub struct Fit {
     pub converged: bool,
 }
 
-/// Trains a head on the samples of all blocks, by full-batch preconditioned L-BFGS.
+/// Trains a head on the samples of all blocks, by full-batch preconditioned L-BFGS. With large samples
+/// ([`Precision::of_search`]) the first steps are taken in single precision, and the last in double precision.
 ///
 /// `keep_going` is called before every step with the number of steps taken and the gradient norm. If it returns false,
 /// the current head is returned, with `converged` false.
@@ -77,9 +80,15 @@ pub fn fit(
     let given = options.preconditioner.as_ref();
     let preconditioner = Preconditioner::given_or_new(given, blocks, options.weight_decay, &start)?;
     let limits = Limits { gradient_tolerance: options.gradient_tolerance, max_iterations: options.max_iterations };
-    let found = minimize(
+    let at =
+        |packed: &Array2<f64>, precision| objective(packed.view(), blocks, (count, options.weight_decay), precision);
+    let (single, double) =
+        (|packed: &Array2<f64>| at(packed, Precision::Single), |packed: &Array2<f64>| at(packed, Precision::Double));
+    let rough = [Level { objective: &single, noise: SINGLE_NOISE }];
+    let rough = if Precision::of_search(blocks) == Precision::Single { &rough[..] } else { &[] };
+    let found = minimize_in_levels(
         start.into_packed(),
-        |packed| objective(packed.view(), blocks, count, options.weight_decay),
+        (rough, Level::exact(&double)),
         |gradient| preconditioner.apply(gradient),
         &limits,
         keep_going,
@@ -97,7 +106,7 @@ pub fn fit(
 mod tests {
     use std::cell::Cell;
 
-    use ndarray::{Array2, Axis, array};
+    use ndarray::{Axis, array};
     use proptest::prelude::*;
 
     use super::*;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use rayon::prelude::*;
 
-use crate::kernel::{CHUNK, apply_softmax_jacobian, map_chunks, probabilities_of, scores, sum_outer};
+use crate::kernel::{ROWS, apply_softmax_jacobian, fill_probabilities, probabilities_of, scores, sum_outer};
 use crate::loss::add_weight_decay;
 use crate::precondition::Preconditioner;
 use crate::samples::count;
@@ -127,27 +128,54 @@ pub fn solve_hessian(
     Ok(HessianSolution { solution, iterations, residual, converged: residual <= 2.0 * options.tolerance })
 }
 
-/// The Hessian of the summed cross-entropy at one head. All products use the same probabilities.
-struct Hessian<'a> {
-    /// Chunks of samples and their probabilities `[rows, K]`, in row order.
-    chunks: Vec<(Samples<'a>, Array2<f64>)>,
+/// Largest number of probabilities that are kept. If there are more, every product computes them again.
+const MOST_KEPT: usize = 1 << 27;
+
+/// The Hessian of the summed cross-entropy at one head.
+struct Hessian<'a, 's> {
+    head: &'a Head,
+    blocks: &'a [Samples<'s>],
+    /// The probabilities of all samples, `[n, K]`, unless there are too many.
+    probabilities: Option<Array2<f64>>,
 }
 
-impl<'a> Hessian<'a> {
-    /// Computes the probabilities at a head that fits the samples.
-    fn new(head: &Head, blocks: &[Samples<'a>]) -> Self {
-        let chunks = map_chunks(blocks, CHUNK, 0, |_, z, chunk| (chunk, probabilities_of(head, z)));
-        Self { chunks }
+impl<'a, 's> Hessian<'a, 's> {
+    /// The Hessian at a head that fits the samples.
+    fn new(head: &'a Head, blocks: &'a [Samples<'s>]) -> Self {
+        Self::keeping(head, blocks, MOST_KEPT)
+    }
+
+    fn keeping(head: &'a Head, blocks: &'a [Samples<'s>], most: usize) -> Self {
+        let count: usize = blocks.iter().map(Samples::len).sum();
+        let probabilities = (count * head.classes() <= most).then(|| {
+            let mut all = Array2::zeros((count, head.classes()));
+            let chunks: Vec<_> = blocks.iter().flat_map(|block| block.chunks_of(ROWS)).collect();
+            let mut rest = all.view_mut();
+            let mut parts = Vec::new();
+            for chunk in chunks {
+                let (part, after) = rest.split_at(Axis(0), chunk.len());
+                parts.push((chunk, part));
+                rest = after;
+            }
+            parts.into_par_iter().for_each(|(chunk, mut to)| {
+                fill_probabilities(head, chunk.read(&mut Array2::zeros((0, 0))), &mut to);
+            });
+            all
+        });
+        Self { head, blocks, probabilities }
     }
 
     /// The product with a packed direction, `[K, d + 1]`.
     fn times(&self, direction: ArrayView2<'_, f64>) -> Array2<f64> {
-        sum_outer(&self.chunks, direction.dim(), |_, features, probabilities| {
-            let mut change = Array2::zeros(probabilities.dim());
-            scores(direction, features, &mut change.view_mut());
-            apply_softmax_jacobian(&probabilities.view(), &mut change.view_mut());
-            change
-        })
+        let of_chunk = |before: usize, c: &mut ArrayViewMut2<'_, f64>, z: ArrayView2<'_, f64>, chunk: Samples<'_>| {
+            scores(direction, z, c);
+            match &self.probabilities {
+                Some(all) => apply_softmax_jacobian(&all.slice(s![before..before + chunk.len(), ..]), c),
+                None => apply_softmax_jacobian(&probabilities_of(self.head, z).view(), c),
+            }
+            0.0
+        };
+        sum_outer(self.blocks, direction.dim(), of_chunk).1
     }
 }
 
@@ -202,6 +230,15 @@ mod tests {
             assert_close(&again.solution, &found.solution, 1e-5);
             prop_assert!(again.solution.column(d).sum().abs() < 1e-6 * norm(&again.solution));
         }
+    }
+
+    #[test]
+    fn probabilities_that_are_not_kept_are_computed_again() {
+        let data = GaussianClusters::new(700, 5, 4, 3);
+        let (head, direction) = (Head::from_packed(random(4, 6, 1)).unwrap(), random(4, 6, 2));
+        let blocks = [data.samples().rows(0..301), data.samples().rows(301..700)];
+        let times = |most| Hessian::keeping(&head, &blocks, most).times(direction.view());
+        assert_eq!(times(0), times(usize::MAX));
     }
 
     #[test]

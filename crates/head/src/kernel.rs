@@ -1,16 +1,24 @@
 //! Inner loops: matrix products and softmax on one chunk of rows, and the iteration over chunks.
 
+use std::ops::AddAssign;
+
 use ndarray::{Array2, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
 
+use crate::float::{Float, exponentials, largest};
 use crate::parameters::{unpack, unpack_mut};
+pub use crate::product::weight_products;
 use crate::product::{add_scores, add_sums};
-use crate::softmax::{exponentials, largest};
 use crate::{Head, Samples};
 
-/// Rows per chunk. A chunk's features have to stay in a core's cache between two products. The number is fixed, so that
-/// the number of threads does not change how sums are grouped.
+/// Largest number of rows per chunk.
 pub(crate) const CHUNK: usize = 256;
+/// Largest number of features in a chunk of a sum. They have to stay in a core's cache between two products.
+const CHUNK_ELEMENTS: usize = 1 << 17;
+/// A sum with more elements does not stay in a core's cache, so that several chunks are added to it one after the other.
+const SMALL_SUM: usize = 1 << 17;
+/// The number of these chunks.
+const GROUP: usize = 16;
 
 /// Rows per chunk where nothing is summed over rows. It is small, because poisons are few. Results do not depend on it.
 pub const ROWS: usize = 64;
@@ -55,23 +63,45 @@ pub(crate) fn sum_chunks<'a, T: Send>(
         .fold(zero, |sum, some| map_chunks(some, size, columns, &part).into_iter().fold(sum, &add))
 }
 
-/// The sum of `cᵀ [Z, 1]` over chunks, in row order, `[K, d + 1]`. `coefficients` is called with a chunk's samples, its
-/// features and its extra value, and returns `c`, `[rows, K]`.
-pub(crate) fn sum_outer<'a, B: Sync>(
-    chunks: &[(Samples<'a>, B)],
-    shape: (usize, usize),
-    coefficients: impl Fn(Samples<'a>, ArrayView2<'_, f64>, &B) -> Array2<f64> + Sync,
-) -> Array2<f64> {
-    let part = |converted: &mut Array2<f64>, (chunk, beside): &(Samples<'a>, B)| {
-        let features = chunk.read(converted);
-        let mut part = Array2::zeros(shape);
-        add_outer(&coefficients(*chunk, features, beside).view(), features, &mut part);
-        part
+/// The sum of `cᵀ [Z, 1]` over all samples, `[K, d + 1]`, and the sum of what `coefficients` returns. For each chunk of
+/// samples it is called with the number of rows before it, with a matrix `[rows, K]` of unspecified content to which it
+/// writes `c`, with the chunk's features, and with the chunk.
+///
+/// How sums are grouped depends on the shapes alone, and not on the number of threads.
+pub(crate) fn sum_outer<'a, T: Float, A: AddAssign + Default + Send>(
+    blocks: &[Samples<'a>],
+    (classes, columns): (usize, usize),
+    coefficients: impl Fn(usize, &mut ArrayViewMut2<'_, T>, ArrayView2<'_, T>, Samples<'a>) -> A + Sync,
+) -> (A, Array2<f64>) {
+    let size = (1 << (CHUNK_ELEMENTS / columns.max(2) + 1).ilog2()).clamp(ROWS, CHUNK);
+    let mut before = 0;
+    let mut chunks = Vec::new();
+    for chunk in blocks.iter().flat_map(|block| block.chunks_of(size)) {
+        chunks.push((before, chunk));
+        before += chunk.len();
+    }
+    let of_group = |(c, converted): &mut (Array2<T>, Array2<T>), group: &[(usize, Samples<'a>)]| {
+        let mut sum = (A::default(), Array2::<T>::zeros((classes, columns)));
+        for (before, chunk) in group {
+            let features = T::read(chunk, converted);
+            let mut c = c.slice_axis_mut(Axis(0), Slice::from(..chunk.len()));
+            sum.0 += coefficients(*before, &mut c, features, *chunk);
+            add_outer(&c.view(), features, &mut sum.1);
+        }
+        sum
     };
-    chunks.chunks(held(shape.0 * shape.1)).fold(Array2::zeros(shape), |sum, some| {
-        let parts: Vec<_> = some.par_iter().map_init(|| Array2::zeros((0, 0)), part).collect();
-        parts.into_iter().fold(sum, |sum, part| sum + part)
-    })
+    let elements = classes * columns;
+    let groups: Vec<_> = chunks.chunks(if elements > SMALL_SUM { GROUP } else { 1 }).collect();
+    let mut sum = (A::default(), Array2::<f64>::zeros((classes, columns)));
+    for some in groups.chunks(held(elements)) {
+        let scratch = || (Array2::zeros((size, classes)), Array2::zeros((0, 0)));
+        let parts: Vec<_> = some.par_iter().map_init(scratch, |scratch, group| of_group(scratch, group)).collect();
+        for (value, part) in parts {
+            sum.0 += value;
+            sum.1.zip_mut_with(&part, |sum, part| *sum += (*part).into());
+        }
+    }
+    sum
 }
 
 /// How many partial sums of `elements` elements may wait at the same time. Sums do not depend on it.
@@ -82,26 +112,40 @@ pub fn held(elements: usize) -> usize {
 
 /// `out = [Z, 1] vᵀ`: the scores `[n, K]` of features `[n, d]` for packed parameters `v`.
 pub fn scores(packed: ArrayView2<'_, f64>, features: ArrayView2<'_, f64>, out: &mut ArrayViewMut2<'_, f64>) {
+    scores_in(packed, features, out);
+}
+
+/// [`scores`] in either precision.
+pub(crate) fn scores_in<T: Float>(
+    packed: ArrayView2<'_, T>,
+    features: ArrayView2<'_, T>,
+    out: &mut ArrayViewMut2<'_, T>,
+) {
     out.assign(&unpack(packed).1);
     add_scores(features, packed, out);
 }
 
 /// `out += cᵀ [Z, 1]`, packed: coefficients `c`, `[n, K]`, times features `[n, d]`.
-pub(crate) fn add_outer(coefficients: &ArrayView2<'_, f64>, features: ArrayView2<'_, f64>, out: &mut Array2<f64>) {
+pub(crate) fn add_outer<T: Float>(coefficients: &ArrayView2<'_, T>, features: ArrayView2<'_, T>, out: &mut Array2<T>) {
     add_sums(*coefficients, features, out);
     let (_, mut bias) = unpack_mut(out);
-    bias += &coefficients.sum_axis(Axis(0));
+    bias.zip_mut_with(&coefficients.sum_axis(Axis(0)), |sum, more| *sum += *more);
 }
 
 /// Replaces logits by probabilities and returns `log Σ exp(logit)`. Logits are shifted by the largest one, which
-/// prevents overflow.
-pub(crate) fn softmax(mut logits: ArrayViewMut1<'_, f64>) -> f64 {
+/// prevents overflow. The row has to lie in memory without gaps.
+pub fn softmax(mut logits: ArrayViewMut1<'_, f64>) -> f64 {
     let scores = logits.as_slice_mut().expect("a row of logits lies in memory without gaps");
     let max = largest(scores);
-    let sum = exponentials(scores, max);
-    let scale = 1.0 / sum;
-    scores.iter_mut().for_each(|score| *score *= scale);
-    max + sum.ln()
+    normalise(scores, max)
+}
+
+/// [`softmax`] of logits whose largest is `max`.
+fn normalise<T: Float>(logits: &mut [T], max: T) -> f64 {
+    let sum = exponentials(logits, max);
+    let scale = T::of(1.0) / sum;
+    logits.iter_mut().for_each(|p| *p *= scale);
+    max.into() + sum.into().ln()
 }
 
 /// The probabilities `[n, K]` of a chunk's features `[n, d]`.
@@ -120,15 +164,34 @@ pub(crate) fn fill_probabilities(head: &Head, features: ArrayView2<'_, f64>, out
     }
 }
 
-/// Replaces logits `[n, K]` by `P - E` and returns the summed cross-entropy.
-pub(crate) fn residuals(logits: &mut ArrayViewMut2<'_, f64>, labels: &[u32]) -> f64 {
-    let mut loss = 0.0;
-    for (mut row, &label) in logits.rows_mut().into_iter().zip(labels) {
-        let logit = row[label as usize];
-        loss += softmax(row.view_mut()) - logit;
+/// The summed cross-entropy, and the number of samples that are classified correctly.
+#[derive(Default)]
+pub(crate) struct Losses {
+    pub(crate) sum: f64,
+    pub(crate) correct: usize,
+}
+
+impl AddAssign for Losses {
+    fn add_assign(&mut self, more: Self) {
+        self.sum += more.sum;
+        self.correct += more.correct;
     }
-    subtract_labels(logits, labels);
-    loss
+}
+
+/// Replaces logits `[n, K]` by `P - E`.
+pub(crate) fn residuals<T: Float>(logits: &mut ArrayViewMut2<'_, T>, labels: &[u32]) -> Losses {
+    let mut losses = Losses::default();
+    for (mut row, &label) in logits.rows_mut().into_iter().zip(labels) {
+        let label = label as usize;
+        let row = row.as_slice_mut().expect("a row of logits lies in memory without gaps");
+        let (logit, max) = (row[label], largest(row));
+        // Of equal logits, the first counts as predicted.
+        let before = row[..label].iter().fold(false, |any, other| any | (*other == max));
+        losses.correct += usize::from(logit == max && !before);
+        losses.sum += normalise(row, max) - logit.into();
+        row[label] -= T::of(1.0);
+    }
+    losses
 }
 
 /// Replaces probabilities `[n, K]` by `P - E`.

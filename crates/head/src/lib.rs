@@ -21,6 +21,7 @@
 mod calibrate;
 mod error;
 mod fit;
+mod float;
 mod hessian;
 pub mod kernel;
 mod loss;
@@ -32,7 +33,6 @@ mod predict;
 mod product;
 mod samples;
 mod sgd;
-mod softmax;
 pub mod testing;
 
 pub use calibrate::calibrate;
@@ -40,10 +40,11 @@ pub use error::HeadError;
 pub use fit::{Fit, FitOptions, fit};
 pub use hessian::{HessianSolution, SolveOptions, hessian_vector_sum, solve_hessian};
 pub use loss::{
-    add_weight_decay, gradient_sum, gradient_sum_of, loss_and_gradient, loss_and_gradient_sum, mean_loss, objective,
+    Pass, Precision, SINGLE_NOISE, add_weight_decay, gradient_sum, gradient_sum_of, loss_and_gradient,
+    loss_and_gradient_sum, mean_loss, pass,
 };
 pub use margin::smoothed_error;
-pub use mixed::{implicit_gradient, mixed_derivative, mixed_derivative_of};
+pub use mixed::{implicit_gradient, mixed_derivative, mixed_derivative_of, product_and_derivative};
 pub use parameters::{Head, unpack};
 pub use precondition::Preconditioner;
 pub use predict::{accuracy, judge, judgements, logits, per_class_accuracy, predict, probabilities};

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
-use crate::kernel::{CHUNK, add_outer, scores, sum_chunks};
+use crate::kernel::{scores, sum_outer};
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
 
@@ -25,8 +25,8 @@ pub fn smoothed_error(head: &Head, blocks: &[Samples<'_>], temperature: f64) -> 
     }
     head.check_samples(blocks)?;
     let count = count(blocks)? as f64;
-    let part = |mut logits: ArrayViewMut2<'_, f64>, z: ArrayView2<'_, f64>, chunk: Samples<'_>| {
-        scores(head.packed(), z, &mut logits);
+    let of_chunk = |_, logits: &mut ArrayViewMut2<'_, f64>, z: ArrayView2<'_, f64>, chunk: Samples<'_>| {
+        scores(head.packed(), z, logits);
         let mut sum = 0.0;
         for (mut row, &label) in logits.rows_mut().into_iter().zip(chunk.labels()) {
             let label = label as usize;
@@ -41,14 +41,9 @@ pub fn smoothed_error(head: &Head, blocks: &[Samples<'_>], temperature: f64) -> 
             row[rival] = slope;
             row[label] = -slope;
         }
-        let mut gradient = Array2::zeros((head.classes(), head.dim() + 1));
-        add_outer(&logits.view(), z, &mut gradient);
-        (sum, gradient)
+        sum
     };
-    let zero = (0.0, Array2::zeros(head.packed().dim()));
-    let sizes = (CHUNK, head.classes(), head.packed().len());
-    let (sum, gradient) =
-        sum_chunks(blocks, sizes, part, zero, |(sum, gradient), (more, part)| (sum + more, gradient + part));
+    let (sum, gradient) = sum_outer(blocks, head.packed().dim(), of_chunk);
     Ok((sum / count, gradient / count))
 }
 

@@ -24,6 +24,19 @@ pub fn mixed_derivative(
     samples: Samples<'_>,
     direction: ArrayView2<'_, f64>,
 ) -> Result<Array2<f64>, HeadError> {
+    Ok(derivative(head, samples, None, direction)?.1)
+}
+
+/// `⟨R, G(z, y)⟩` for every sample, `[m]`, and its gradient with respect to the features, which is
+/// [`mixed_derivative`].
+///
+/// # Errors
+/// Returns an error if the samples or the direction do not fit the head.
+pub fn product_and_derivative(
+    head: &Head,
+    samples: Samples<'_>,
+    direction: ArrayView2<'_, f64>,
+) -> Result<(Vec<f64>, Array2<f64>), HeadError> {
     derivative(head, samples, None, direction)
 }
 
@@ -39,7 +52,7 @@ pub fn mixed_derivative_of(
     direction: ArrayView2<'_, f64>,
 ) -> Result<Array2<f64>, HeadError> {
     samples.check_probabilities(probabilities)?;
-    derivative(head, samples, Some(probabilities), direction)
+    Ok(derivative(head, samples, Some(probabilities), direction)?.1)
 }
 
 fn derivative(
@@ -47,13 +60,14 @@ fn derivative(
     samples: Samples<'_>,
     known: Option<&Array2<f64>>,
     direction: ArrayView2<'_, f64>,
-) -> Result<Array2<f64>, HeadError> {
+) -> Result<(Vec<f64>, Array2<f64>), HeadError> {
     head.check_samples(&[samples])?;
     head.check_packed("the direction", &direction)?;
+    let mut products = vec![0.0; samples.len()];
     let mut derivative = Array2::zeros((samples.len(), samples.dim()));
     let chunks: Vec<_> = samples.chunks_of(ROWS).collect();
     let part = |scratch: &mut Array2<f64>,
-                (i, (mut derivative, chunk)): (usize, (ArrayViewMut2<'_, f64>, Samples<'_>))| {
+                (i, ((mut derivative, products), chunk)): (usize, (Parts<'_>, Samples<'_>))| {
         let features = chunk.read(scratch);
         let rows = Slice::from(i * ROWS..i * ROWS + chunk.len());
         let mut probabilities = match known {
@@ -62,15 +76,23 @@ fn derivative(
         };
         let mut change = Array2::zeros(probabilities.dim());
         scores(direction, features, &mut change.view_mut());
+        for (((product, p), u), y) in
+            products.iter_mut().zip(probabilities.rows()).zip(change.rows()).zip(chunk.labels())
+        {
+            *product = p.dot(&u) - u[*y as usize];
+        }
         apply_softmax_jacobian(&probabilities.view(), &mut change.view_mut());
         subtract_labels(&mut probabilities.view_mut(), chunk.labels());
         add_weighted(probabilities.view(), direction, &mut derivative);
         add_weighted(change.view(), head.packed(), &mut derivative);
     };
-    let parts = derivative.axis_chunks_iter_mut(Axis(0), ROWS).into_par_iter().zip(chunks).enumerate();
-    parts.for_each_init(|| Array2::zeros((0, 0)), part);
-    Ok(derivative)
+    let parts = derivative.axis_chunks_iter_mut(Axis(0), ROWS).into_par_iter().zip(products.par_chunks_mut(ROWS));
+    parts.zip(chunks).enumerate().for_each_init(|| Array2::zeros((0, 0)), part);
+    Ok((products, derivative))
 }
+
+/// The derivatives of a chunk's samples, and their products.
+type Parts<'a> = (ArrayViewMut2<'a, f64>, &'a mut [f64]);
 
 /// The gradient of the retrained head's validation loss with respect to the features of training samples, `[m, d]`, by
 /// the implicit function theorem: `dL_val(w*)/dz = -1/N d⟨U, G(z, y)⟩/dz`.
@@ -116,8 +138,9 @@ mod tests {
                 let samples = Samples::new(features.view(), data.samples().labels(), classes).unwrap();
                 inner(&direction, &gradient_sum(&head, &[samples]).unwrap())
             };
-            let found = mixed_derivative(&head, data.samples(), direction.view()).unwrap();
+            let (products, found) = product_and_derivative(&head, data.samples(), direction.view()).unwrap();
             assert_close(&found, &derivative(along, &data.features), 1e-7);
+            prop_assert!((products.iter().sum::<f64>() - along(&data.features)).abs() < 1e-9);
         }
     }
 

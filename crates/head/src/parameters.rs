@@ -106,14 +106,14 @@ impl Head {
 
 /// Splits packed parameters `[K, d + 1]` into weights `[K, d]` and biases `[K]`.
 #[must_use]
-pub fn unpack(packed: ArrayView2<'_, f64>) -> (ArrayView2<'_, f64>, ArrayView1<'_, f64>) {
+pub fn unpack<T>(packed: ArrayView2<'_, T>) -> (ArrayView2<'_, T>, ArrayView1<'_, T>) {
     let dim = packed.ncols() - 1;
     let (weight, bias) = packed.split_at(Axis(1), dim);
     (weight, bias.index_axis_move(Axis(1), 0))
 }
 
 /// [`unpack`] with mutable views.
-pub(crate) fn unpack_mut(packed: &mut Array2<f64>) -> (ArrayViewMut2<'_, f64>, ArrayViewMut1<'_, f64>) {
+pub(crate) fn unpack_mut<T>(packed: &mut Array2<T>) -> (ArrayViewMut2<'_, T>, ArrayViewMut1<'_, T>) {
     let dim = packed.ncols() - 1;
     let (weight, bias) = packed.view_mut().split_at(Axis(1), dim);
     (weight, bias.index_axis_move(Axis(1), 0))

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, Slice, concatenate, s};
 use rayon::prelude::*;
 
-use crate::kernel::sum_chunks;
-use crate::product::{add_moments, multiply};
+use crate::kernel::{held, sum_chunks};
+use crate::product::{self, add_moments, multiply};
 use crate::samples::{count, subsample};
 use crate::{Head, HeadError, Samples, probabilities};
 
@@ -20,6 +20,9 @@ const MOMENTS_CHUNK: usize = 2048;
 /// elements that the Hessian's blocks may have together.
 const ROWS: usize = 4096;
 const MOST_ELEMENTS: usize = 1 << 24;
+/// Rows of a triangular matrix that a gradient is multiplied by at a time. They stay in a core's cache between two
+/// products.
+const WHITENED: usize = 64;
 /// Matrices with at most this many rows are factorised element by element.
 const SMALL: usize = 128;
 
@@ -131,7 +134,7 @@ impl Preconditioner {
     #[must_use]
     pub fn apply(&self, gradient: &Array2<f64>) -> Array2<f64> {
         match &self.whitening[..] {
-            [one] => gradient.dot(&one.t()).dot(one),
+            [one] => whiten(gradient, one),
             each => {
                 let mut product = Array2::zeros(gradient.dim());
                 let rows = product.axis_iter_mut(Axis(0)).into_par_iter().zip(gradient.axis_iter(Axis(0))).zip(each);
@@ -140,6 +143,22 @@ impl Preconditioner {
             }
         }
     }
+}
+
+/// `G TᵀT` for a gradient `G`, `[K, d + 1]`, and a lower triangular `T`. Rows of `T` are read once.
+fn whiten(gradient: &Array2<f64>, lower: &Array2<f64>) -> Array2<f64> {
+    let (classes, size) = gradient.dim();
+    let across = gradient.t().as_standard_layout().into_owned();
+    let part = |(i, rows): (usize, ArrayView2<'_, f64>)| product::whiten(rows, i * WHITENED + rows.nrows(), &across);
+    let blocks: Vec<_> = lower.axis_chunks_iter(Axis(0), WHITENED).enumerate().collect();
+    let mut product = Array2::zeros((size, classes));
+    for blocks in blocks.chunks(held(gradient.len())) {
+        for some in blocks.par_iter().copied().map(part).collect::<Vec<_>>() {
+            let mut rows = product.slice_mut(s![..some.nrows(), ..]);
+            rows += &some;
+        }
+    }
+    product.reversed_axes().as_standard_layout().into_owned()
 }
 
 /// Adds `λ diag(1, …, 1, 0)` to `hessian`.

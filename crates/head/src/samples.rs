@@ -8,6 +8,7 @@ use rand::seq::index;
 use rayon::prelude::*;
 
 use crate::HeadError;
+use crate::float::convert;
 use crate::kernel::CHUNK;
 
 /// Features `[n, d]` with one label for each row. The features are finite, `d >= 1`, `classes >= 2`, and labels are
@@ -172,8 +173,25 @@ impl<'a> Samples<'a> {
                     *scratch = Array2::zeros(z.dim());
                 }
                 let mut rows = scratch.slice_axis_mut(Axis(0), Slice::from(..z.nrows()));
-                rows.zip_mut_with(&z, |to, from| *to = f64::from(*from));
+                match (z.to_slice(), rows.as_slice_mut()) {
+                    (Some(from), Some(to)) => convert(from, to),
+                    _ => rows.zip_mut_with(&z, |to, from| *to = f64::from(*from)),
+                }
                 scratch.slice_axis(Axis(0), Slice::from(..z.nrows()))
+            }
+        }
+    }
+
+    /// [`Samples::read`] in single precision.
+    pub(crate) fn read_single<'s>(&self, scratch: &'s mut Array2<f32>) -> ArrayView2<'s, f32>
+    where
+        'a: 's,
+    {
+        match self.features {
+            FloatMatrix::F32(z) => z,
+            FloatMatrix::F64(z) => {
+                *scratch = z.mapv(|z| z as f32);
+                scratch.view()
             }
         }
     }

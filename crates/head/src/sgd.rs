@@ -106,7 +106,7 @@ fn batch_gradient(
     }
     let mut logits = Array2::zeros((rows.len(), head.classes()));
     scores(head.packed(), z.view(), &mut logits.view_mut());
-    let loss = residuals(&mut logits.view_mut(), &labels);
+    let loss = residuals(&mut logits.view_mut(), &labels).sum;
     let mut gradient = Array2::zeros(head.packed().dim());
     add_outer(&logits.view(), z.view(), &mut gradient);
     gradient /= rows.len() as f64;

@@ -165,7 +165,7 @@ impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "invert";
     const ABOUT: About =
         About { named_by: &["method"], ..About::new(StageRole::Inversion, "find images with the poisoned features") };
-    const VERSION: u32 = 10;
+    const VERSION: u32 = 11;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
     type Params = Params;

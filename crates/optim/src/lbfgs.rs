@@ -15,8 +15,30 @@ const DECREASE: f64 = 1e-4;
 const CURVATURE: f64 = 0.9;
 /// Largest number of points that one line search evaluates.
 const PROBES: usize = 30;
-/// Relative changes of the value below this are rounding noise.
+/// Relative changes of a value in double precision below this are rounding noise.
 const NOISE: f64 = 1e-14;
+/// Steps without a smaller gradient after which a level that is not the last counts as exhausted.
+const PATIENCE: u32 = 10;
+
+/// A function of a matrix, and its gradient.
+pub type Objective<'a> = &'a dyn Fn(&Array2<f64>) -> (f64, Array2<f64>);
+
+/// A function as it is computed with some precision.
+#[derive(Clone, Copy)]
+pub struct Level<'a> {
+    /// The function, and its gradient.
+    pub objective: Objective<'a>,
+    /// Changes of its value below this, relative to `1 +` its value, are rounding noise.
+    pub noise: f64,
+}
+
+impl<'a> Level<'a> {
+    /// A function in double precision.
+    #[must_use]
+    pub fn exact(objective: Objective<'a>) -> Self {
+        Self { objective, noise: NOISE }
+    }
+}
 
 /// When a minimisation ends.
 pub struct Limits {
@@ -40,14 +62,7 @@ pub struct Minimum {
     pub converged: bool,
 }
 
-/// Minimises `objective`, which returns a value and a gradient, from `start`.
-///
-/// `precondition` multiplies by a positive definite approximation of the inverse Hessian, which should be good enough
-/// for its step to have about the right length. `keep_going` is called with the number of steps taken and the gradient
-/// norm before every step.
-///
-/// The minimisation ends without convergence in three cases: it reaches the limit of steps, `keep_going` returns false,
-/// or rounding leaves no step that descends.
+/// [`minimize_in_levels`] of one function in double precision.
 pub fn minimize(
     start: Array2<f64>,
     objective: impl Fn(&Array2<f64>) -> (f64, Array2<f64>),
@@ -55,11 +70,41 @@ pub fn minimize(
     limits: &Limits,
     keep_going: &dyn Fn(usize, f64) -> bool,
 ) -> Minimum {
-    let mut here = Point::new(start, &objective);
+    minimize_in_levels(start, (&[], Level::exact(&objective)), precondition, limits, keep_going)
+}
+
+/// Minimises the function of the last level from `start`. Levels before it are the same function with less precision,
+/// and therefore faster: each is descended until its gradient is within the tolerance, or rounding hides what is left.
+///
+/// `precondition` multiplies by a positive definite approximation of the inverse Hessian, which should be good enough
+/// for its step to have about the right length. `keep_going` is called with the number of steps taken and the gradient
+/// norm before every step.
+///
+/// The minimisation ends without convergence in three cases: it reaches the limit of steps, `keep_going` returns false,
+/// or rounding leaves no step that descends.
+pub fn minimize_in_levels(
+    start: Array2<f64>,
+    (rough, exact): (&[Level<'_>], Level<'_>),
+    precondition: impl Fn(&Array2<f64>) -> Array2<f64>,
+    limits: &Limits,
+    keep_going: &dyn Fn(usize, f64) -> bool,
+) -> Minimum {
+    let mut levels = rough.iter();
+    let mut now = levels.next();
+    let mut here = Point::new(start, now.unwrap_or(&exact).objective);
     let mut memory = Memory::default();
     let mut iterations = 0;
+    let (mut least, mut waited, mut exhausted) = (f64::INFINITY, 0, false);
     let (gradient_norm, converged) = loop {
         let gradient_norm = norm(&here.gradient);
+        waited = if gradient_norm < least { 0 } else { waited + 1 };
+        least = least.min(gradient_norm);
+        if now.is_some() && (exhausted || waited > PATIENCE || gradient_norm <= limits.gradient_tolerance) {
+            now = levels.next();
+            here = Point::new(here.at, now.unwrap_or(&exact).objective);
+            (least, waited, exhausted) = (f64::INFINITY, 0, false);
+            continue;
+        }
         if gradient_norm <= limits.gradient_tolerance {
             break (gradient_norm, true);
         }
@@ -67,12 +112,13 @@ pub fn minimize(
             break (gradient_norm, false);
         }
         let direction = memory.direction(&here.gradient, &precondition);
-        match line_search(&here, &direction, &objective) {
+        match line_search(&here, &direction, now.unwrap_or(&exact)) {
             Some(next) => {
                 memory.push(&next.at - &here.at, &next.gradient - &here.gradient, &precondition);
                 here = next;
                 iterations += 1;
             }
+            None if now.is_some() => exhausted = true,
             None if memory.is_empty() => break (gradient_norm, false),
             None => memory.clear(),
         }
@@ -87,7 +133,7 @@ struct Point {
 }
 
 impl Point {
-    fn new(at: Array2<f64>, objective: impl Fn(&Array2<f64>) -> (f64, Array2<f64>)) -> Self {
+    fn new(at: Array2<f64>, objective: Objective<'_>) -> Self {
         let (value, gradient) = objective(&at);
         Self { at, value, gradient }
     }
@@ -154,23 +200,19 @@ impl Memory {
 /// Finds a point along `direction` that meets the Wolfe conditions, by bracketing and by the secant of the slopes
 /// within a bracket. Where rounding hides the change of the value, the slope decides (the approximate Wolfe conditions
 /// of Hager & Zhang, 2005). If no point meets the conditions, returns the last point that descends, or `None`.
-fn line_search(
-    here: &Point,
-    direction: &Array2<f64>,
-    objective: impl Fn(&Array2<f64>) -> (f64, Array2<f64>),
-) -> Option<Point> {
+fn line_search(here: &Point, direction: &Array2<f64>, level: &Level<'_>) -> Option<Point> {
     let slope = inner(&here.gradient, direction);
     if slope.is_nan() || slope >= 0.0 {
         return None;
     }
-    let noise = NOISE * (1.0 + here.value.abs());
+    let noise = level.noise * (1.0 + here.value.abs());
     let (mut low, mut high) = ((0.0, slope), None);
     let mut step = 1.0;
     let mut descended = None;
     for _ in 0..PROBES {
         let mut at = here.at.clone();
         at.scaled_add(step, direction);
-        let probe = Point::new(at, &objective);
+        let probe = Point::new(at, level.objective);
         let slope_there = inner(&probe.gradient, direction);
         let descends = probe.value <= here.value + DECREASE * step * slope
             || (probe.value <= here.value + noise && slope_there <= (2.0 * DECREASE - 1.0) * slope);
@@ -217,6 +259,38 @@ mod tests {
         let found = minimize(array![[-1.2, 1.0]], rosenbrock, Array2::clone, &LIMITS, &|_, _| true);
         assert!(found.converged && found.iterations < 60, "{} iterations", found.iterations);
         assert!((found.at - array![[1.0, 1.0]]).iter().all(|error| error.abs() < 1e-8));
+    }
+
+    /// A rough function is descended first, and the minimum is that of the exact one.
+    #[test]
+    fn a_rough_function_saves_evaluations_of_the_exact_one() {
+        let evaluated = std::cell::Cell::new(0);
+        let curved = |x: &Array2<f64>| {
+            let scale = |i: usize| 1.05f64.powi(i as i32);
+            let value =
+                x.iter().enumerate().map(|(i, x)| scale(i) * (x.powi(4) + (x - 1.0).powi(2)) / 2.0).sum::<f64>();
+            let slopes = x.iter().enumerate().map(|(i, x)| scale(i) * (2.0 * x.powi(3) + x - 1.0));
+            (value, Array2::from_shape_vec(x.dim(), slopes.collect()).unwrap())
+        };
+        let exact = |x: &Array2<f64>| {
+            evaluated.set(evaluated.get() + 1);
+            curved(x)
+        };
+        let rough = |x: &Array2<f64>| {
+            let (value, gradient) = curved(x);
+            (f64::from(value as f32), gradient.mapv(|g| f64::from((g + 1e-6 * g.sin()) as f32)))
+        };
+        let levels = [Level { objective: &rough, noise: 1e-7 }];
+        let run = |levels: &[Level<'_>]| {
+            evaluated.set(0);
+            let start = Array2::zeros((1, 60));
+            let found = minimize_in_levels(start, (levels, Level::exact(&exact)), Array2::clone, &LIMITS, &|_, _| true);
+            assert!(found.converged && norm(&curved(&found.at).1) <= LIMITS.gradient_tolerance);
+            (evaluated.get(), found.at)
+        };
+        let ((alone, at), (saved, at_saved)) = (run(&[]), run(&levels));
+        assert!(2 * saved < alone, "{saved} {alone}");
+        assert!((at - at_saved).iter().all(|error| error.abs() < 1e-8));
     }
 
     #[test]

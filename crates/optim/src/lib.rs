@@ -19,7 +19,7 @@ mod lbfgs;
 mod lbfgs_memory;
 
 pub use adam::Adam;
-pub use lbfgs::{Limits, Minimum, minimize};
+pub use lbfgs::{Level, Limits, Minimum, Objective, minimize, minimize_in_levels};
 pub use lbfgs_memory::{LbfgsMemory, PAIRS};
 
 use ndarray::Array2;

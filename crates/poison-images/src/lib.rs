@@ -178,7 +178,7 @@ impl hemlock_stage::Stage for Stage {
         adapts_to: Some(("adaptive", "defence")),
         ..About::new(StageRole::ImageAttack, "find poisoned images in pixels")
     };
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     const LISTS: &'static [&'static str] = &["sees", "weight_decays"];

@@ -151,7 +151,7 @@ impl hemlock_stage::Stage for Stage {
         ],
         ..About::new(StageRole::Defence, "repair the head after some poisons were found")
     };
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     type Params = Params;

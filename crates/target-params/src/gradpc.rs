@@ -1,6 +1,6 @@
 //! GradPC: gradient-based parameter corruption in a ball.
 
-use hemlock_head::{Head, HeadError, Samples, gradient_sum};
+use hemlock_head::{Head, HeadError};
 use hemlock_optim::norm;
 use ndarray::Array2;
 use schemars::JsonSchema;
@@ -56,26 +56,23 @@ pub struct Ascent {
     pub coordinates: Option<usize>,
 }
 
-/// Ascends the summed loss of `samples`, starting from `start`.
+/// Ascends a loss, starting from `start`. Returns the last head.
 ///
 /// A step is `v <- Proj(v + step * g / |g|)`, where `g` is the gradient at `start + v`. The projection first sets all
-/// but the largest `coordinates` of `v` to zero, and then projects onto the ball. `visit` is called with the number of
-/// steps and the head, before the first step and after every one.
+/// but the largest `coordinates` of `v` to zero, and then projects onto the ball. `gradient` is called with the number
+/// of steps taken and the head before every step, and returns the gradient there, `[K, d + 1]`, of any length.
 ///
 /// # Errors
-/// Returns an error if the samples do not fit the head, if the parameters stop being finite, or if `visit` returns an
-/// error.
+/// Returns an error if the parameters stop being finite, or if `gradient` returns one.
 pub fn ascend<E: From<HeadError>>(
     start: &Head,
-    samples: &[Samples<'_>],
     ascent: &Ascent,
-    mut visit: impl FnMut(u32, &Head) -> Result<(), E>,
+    mut gradient: impl FnMut(u32, &Head) -> Result<Array2<f64>, E>,
 ) -> Result<Head, E> {
     let mut v = Array2::<f64>::zeros(start.packed().raw_dim());
     let mut head = start.clone();
-    visit(0, &head)?;
-    for step in 1..=ascent.steps {
-        let gradient = gradient_sum(&head, samples)?;
+    for step in 0..ascent.steps {
+        let gradient = gradient(step, &head)?;
         // At an exact minimum, the gradient is zero and has no direction.
         let length = ascent.norm.of(&gradient).max(f64::MIN_POSITIVE);
         v.scaled_add(ascent.step / length, &gradient);
@@ -84,7 +81,6 @@ pub fn ascend<E: From<HeadError>>(
         }
         ascent.norm.project(&mut v, ascent.radius);
         head = Head::from_packed(&start.packed() + &v)?;
-        visit(step, &head)?;
     }
     Ok(head)
 }
@@ -103,7 +99,7 @@ mod tests {
     //! its result for 30 steps of a tenth of the radius in a ball whose radius is half the norm of the clean head.
 
     use super::*;
-    use hemlock_head::mean_loss;
+    use hemlock_head::{Samples, gradient_sum, mean_loss};
     use serde_json::Value;
 
     fn matrix(v: &Value) -> Array2<f64> {
@@ -126,14 +122,15 @@ mod tests {
         let radius = 0.5 * clean.norm();
         let ascent = Ascent { norm: Norm::L2, radius, step: radius / 10.0, steps: 30, coordinates: None };
         let mut visited = 0;
-        let target = ascend(&clean, &[samples], &ascent, |_, head| {
+        let target = ascend(&clean, &ascent, |step, head| {
+            assert_eq!(step, visited);
             visited += 1;
             let v = &head.packed() - &clean.packed();
             assert!(v.iter().map(|x| x * x).sum::<f64>().sqrt() <= radius * (1.0 + 1e-12));
-            Ok::<_, HeadError>(())
+            gradient_sum(head, &[samples])
         })
         .unwrap();
-        assert_eq!(visited, 31);
+        assert_eq!(visited, 30);
         let expected = matrix(&reference["gradpc_l2_half_radius"]);
         let off = (&target.packed() - &expected).iter().fold(0.0f64, |m, x| m.max(x.abs()));
         // The clean head is known to about 1e-6, and normalised steps do not increase this error much.
@@ -148,7 +145,7 @@ mod tests {
         let samples = Samples::new(z.view(), &labels, 3).unwrap();
         let loss = |norm, coordinates| {
             let ascent = Ascent { norm, radius: 0.3, step: 0.05, steps: 40, coordinates };
-            let target = ascend(&clean, &[samples], &ascent, |_, _| Ok::<_, HeadError>(())).unwrap();
+            let target = ascend(&clean, &ascent, |_, head| gradient_sum(head, &[samples])).unwrap();
             let v = &target.packed() - &clean.packed();
             assert!(norm.of(&v) <= 0.3 + 1e-12);
             let corrupted = v.iter().filter(|x| **x != 0.0).count();

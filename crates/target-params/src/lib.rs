@@ -17,8 +17,8 @@ pub use labels::{Wrong, wrong_labels};
 
 use hemlock_artifact::{Features, PathPoint, SteppedBack, TargetParams};
 use hemlock_head::{
-    Fit, FitOptions, Head, HeadError, Samples, accuracy, add_weight_decay, calibrate, fit, loss_and_gradient,
-    loss_and_gradient_sum,
+    Fit, FitOptions, Head, HeadError, Precision, Samples, accuracy, add_weight_decay, calibrate, fit,
+    loss_and_gradient, pass,
 };
 use hemlock_optim::norm;
 use hemlock_stage::{About, Context, ErrorKind, ParamError, StageError, StageRole, inputs};
@@ -226,7 +226,7 @@ impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "target-params";
     const ABOUT: About =
         About::new(StageRole::Preparation, "train the clean head, and corrupt it into the target head");
-    const VERSION: u32 = 9;
+    const VERSION: u32 = 10;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = false;
     const LISTS: &'static [&'static str] = &["sees"];
@@ -327,6 +327,10 @@ fn train_clean(params: &Params, train: Samples, ctx: &Context) -> Result<(Head, 
     Ok((clean.head, clean.gradient_norm))
 }
 
+/// Called with the number of steps and the head there. May return the gradient of the summed loss of the training
+/// samples, `[K, d + 1]`.
+type Visit<'a> = dyn FnMut(u32, &Head) -> Result<Option<Array2<f64>>, StageError> + 'a;
+
 /// The inputs of the search for a target.
 struct Search<'a> {
     params: &'a Params,
@@ -349,17 +353,21 @@ struct Calibrated {
 impl Search<'_> {
     /// The target of the given strength and the path to it; `None` if calibration fails because no positive scale fits.
     fn target(&self, strength: f64) -> Result<Option<HeadWithPath>, StageError> {
-        let mut path = Vec::new();
+        let (mut path, precision) = (Vec::new(), Precision::of_search(&[self.train.reborrow()]));
         let made = self.make(strength, &mut |step, head| {
-            path.push(self.point(step, head)?);
-            Ok(())
+            let (point, gradient) = self.point(step, head, precision)?;
+            path.push(point);
+            Ok(Some(gradient))
         })?;
         let Some(Calibrated { head: target, stopped_at }) = self.calibrated(made.clone())? else { return Ok(None) };
         if let Some(gradient_norm) = stopped_at {
             tracing::warn!(gradient_norm, "the calibration of the target stopped before its tolerance");
         }
         if target != made {
-            path.push(self.point(path.len() as u32, &target)?);
+            path.push(self.point(path.len() as u32, &target, Precision::Double)?.0);
+        } else if precision != Precision::Double {
+            let last = path.last_mut().expect("a path ends at its target");
+            *last = self.point(last.step, &target, Precision::Double)?.0;
         }
         Ok(Some((target, path)))
     }
@@ -371,7 +379,7 @@ impl Search<'_> {
             return Ok((made, None));
         }
         let leaves = |strength: f64| -> Result<bool, StageError> {
-            Ok(self.calibrated(self.make(strength, &mut |_, _| Ok(()))?)?.is_some())
+            Ok(self.calibrated(self.make(strength, &mut |_, _| Ok(None))?)?.is_some())
         };
         let refused = |message: String| StageError::from(ParamError::new("calibration", message));
         let Some(most) = self.strongest(asked, leaves)? else {
@@ -421,7 +429,7 @@ impl Search<'_> {
     fn strongest_reachable(&self, field: &'static str) -> Result<HeadWithPath, StageError> {
         let budget = self.params.poison_fraction.expect("a reachable target was checked to have a budget");
         let bound = |strength: f64| -> Result<f64, StageError> {
-            let made = self.make(strength, &mut |_, _| Ok(()))?;
+            let made = self.make(strength, &mut |_, _| Ok(None))?;
             // Targets that cannot be calibrated do not count as reachable.
             let Some(target) = self.calibrated(made)? else { return Ok(f64::INFINITY) };
             let (_, gradient) = loss_and_gradient(&target.head, &[self.train.reborrow()], self.params.weight_decay)?;
@@ -453,13 +461,9 @@ impl Search<'_> {
         self.params.norm.of(&self.clean.packed().to_owned())
     }
 
-    /// A target of the given strength before calibration. `visit` is called with the heads of the path, the clean head
-    /// first.
-    fn make(
-        &self,
-        strength: f64,
-        visit: &mut dyn FnMut(u32, &Head) -> Result<(), StageError>,
-    ) -> Result<Head, StageError> {
+    /// A target of the given strength before calibration. `visit` is called with the number of steps and the heads of
+    /// the path, from the clean head to the target.
+    fn make(&self, strength: f64, visit: &mut Visit<'_>) -> Result<Head, StageError> {
         let params = self.params;
         let wrong = match params.method {
             TargetMethod::Gradpc => {
@@ -473,11 +477,18 @@ impl Search<'_> {
                     steps: params.steps,
                     coordinates: params.coordinates.map(|n| n as usize),
                 };
-                return ascend(self.clean, &self.raised, &ascent, |step, head| {
-                    visit(step, head)?;
+                let of_training = params.sees == Sees::Train;
+                let target = ascend(self.clean, &ascent, |step, head| -> Result<_, StageError> {
+                    let known = visit(step, head)?;
                     bar.at(step.into());
-                    self.ctx.check()
-                });
+                    self.ctx.check()?;
+                    head.check_samples(&self.raised)?;
+                    let precision = Precision::of_search(&self.raised);
+                    let raised = || pass(head.packed(), &self.raised, precision).gradient;
+                    Ok(known.filter(|_| of_training).unwrap_or_else(raised))
+                })?;
+                visit(params.steps, &target)?;
+                return Ok(target);
             }
             TargetMethod::FlippedLabels => Wrong::Random,
             TargetMethod::ShiftedLabels => Wrong::Next,
@@ -522,22 +533,24 @@ impl Search<'_> {
         poison_fraction_bounds(head, self.train.reborrow(), self.constraint, (gradient, self.params.weight_decay))
     }
 
-    fn point(&self, step: u32, head: &Head) -> Result<PathPoint, StageError> {
+    /// A point of the path, and the gradient of the summed loss of the training samples there.
+    fn point(&self, step: u32, head: &Head, precision: Precision) -> Result<(PathPoint, Array2<f64>), StageError> {
         let train = self.train.reborrow();
         head.check_samples(&[train])?;
-        let (loss, mut gradient) = loss_and_gradient_sum(head.packed(), &[train]);
-        gradient /= train.len() as f64;
+        let (count, pass) = (train.len() as f64, pass(head.packed(), &[train], precision));
+        let mut gradient = &pass.gradient / count;
         let gradient_norm = norm(&gradient);
         add_weight_decay(head.packed(), self.params.weight_decay, &mut gradient);
-        Ok(PathPoint {
+        let point = PathPoint {
             step,
             radius: norm(&(&head.packed() - &self.clean.packed())),
-            loss: loss / train.len() as f64,
+            loss: pass.loss / count,
             gradient_norm,
             poison_fraction_bound: self.bounds(head, &gradient)?.into(),
-            train_accuracy: accuracy(head, train)?,
+            train_accuracy: pass.correct as f64 / count,
             test_accuracy: accuracy(head, self.test.reborrow())?,
-        })
+        };
+        Ok((point, pass.gradient))
     }
 }
 

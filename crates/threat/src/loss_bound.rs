@@ -2,13 +2,12 @@
 
 use std::borrow::Cow;
 
-use ndarray::{Array2, s};
-use rayon::prelude::*;
+use ndarray::{Array1, Array2, s};
 
 use crate::Constraint;
-use hemlock_head::kernel::held;
-use hemlock_head::{Head, HeadError, Preconditioner, Samples, add_weight_decay, loss_and_gradient_sum};
-use hemlock_optim::{Limits, minimize};
+use hemlock_head::kernel::softmax;
+use hemlock_head::{Head, HeadError, Pass, Precision, Preconditioner, SINGLE_NOISE, Samples, add_weight_decay, pass};
+use hemlock_optim::{Level, Limits, minimize_in_levels};
 
 /// Temperature of the smooth maximum over labels. The smooth maximum exceeds the true one by at most `ln K` times this.
 const SMOOTHING: f64 = 0.05;
@@ -78,8 +77,8 @@ pub fn loss_bound(
         head
     };
     start = held(start);
-    let bound = |packed: &Array2<f64>| {
-        let (loss, mut gradient) = loss_and_gradient_sum(packed.view(), &[clean]);
+    let bound = |packed: &Array2<f64>, precision| {
+        let Pass { loss, mut gradient, .. } = pass(packed.view(), &[clean], precision);
         gradient /= count;
         let decay = add_weight_decay(packed.view(), (1.0 + share) * weight_decay, &mut gradient);
         let (worst, by_head) = worst(packed, constraint);
@@ -87,37 +86,33 @@ pub fn loss_bound(
         (loss / count + decay + share * worst, held(gradient))
     };
     let limits = Limits { gradient_tolerance: 1e-4, max_iterations: STEPS };
-    let found = minimize(start, bound, |gradient| held(preconditioner.apply(gradient)), &limits, keep_going);
+    let (single, double) =
+        (|at: &Array2<f64>| bound(at, Precision::Single), |at: &Array2<f64>| bound(at, Precision::Double));
+    // Only the last level decides what the bound is.
+    let rough = [Level { objective: &single, noise: SINGLE_NOISE }];
+    let rough = if Precision::of_search(&[clean]) == Precision::Single { &rough[..] } else { &[] };
+    let step = |gradient: &Array2<f64>| held(preconditioner.apply(gradient));
+    let found = minimize_in_levels(start, (rough, Level::exact(&double)), step, &limits, keep_going);
     Ok(found.value.min(zero))
 }
 
 /// An upper bound of the largest loss of a poison at a head, and its gradient `[K, d + 1]`. The maximum over labels is
 /// smooth.
 fn worst(packed: &Array2<f64>, constraint: &Constraint) -> (f64, Array2<f64>) {
-    let (weights, bias) = (packed.slice(s![.., ..-1]), packed.column(packed.ncols() - 1));
-    // For each label, the smooth maximum of the largest margins that a poison can have, and the share of each class.
-    let of_label = |label: usize, bounds: &[f64]| {
-        let margins: Vec<f64> = bounds.iter().zip(bias).map(|(bound, bias_k)| bound + bias_k - bias[label]).collect();
-        let (loss, shares) = soft_maximum(&margins, 1.0);
-        (loss, shares.into_iter().enumerate().filter(|(_, share)| *share > NEGLIGIBLE).collect::<Vec<_>>())
+    let bias = packed.column(packed.ncols() - 1);
+    // The largest margins that a poison of a label can have.
+    let margins = |label: usize, bounds: &[f64]| -> Array1<f64> {
+        bounds.iter().zip(bias).map(|(bound, bias_k)| bound + bias_k - bias[label]).collect()
     };
-    let (losses, shares): (Vec<f64>, Vec<_>) = constraint.map_differences(weights, of_label).into_iter().unzip();
+    let all: Vec<usize> = (0..packed.nrows()).collect();
+    let of_label = |label: usize, bounds: &[f64]| softmax(margins(label, bounds).view_mut());
+    let losses = constraint.map_differences(packed.view(), &all, of_label);
     let (worst, weight_of) = soft_maximum(&losses, SMOOTHING);
-    let of_label = |label: usize| {
-        let mut gradient = Array2::zeros(packed.dim());
-        for (k, share) in &shares[label] {
-            let (_, z) = constraint.extreme((&weights.row(*k) - &weights.row(label)).view(), label);
-            for (row, sign) in [(*k, *share), (label, -share)] {
-                gradient.slice_mut(s![row, ..-1]).scaled_add(sign, &z);
-                gradient[(row, packed.ncols() - 1)] += sign;
-            }
-        }
-        gradient * weight_of[label]
-    };
-    let labels: Vec<usize> = (0..packed.nrows()).filter(|label| weight_of[*label] > NEGLIGIBLE).collect();
-    let gradient = labels.chunks(held(packed.len())).fold(Array2::zeros(packed.dim()), |sum, some| {
-        let parts: Vec<Array2<f64>> = some.par_iter().map(|label| of_label(*label)).collect();
-        parts.into_iter().fold(sum, |sum, part| sum + part)
+    let labels: Vec<usize> = all.into_iter().filter(|label| weight_of[*label] > NEGLIGIBLE).collect();
+    let gradient = constraint.sum_extremes(packed.view(), &labels, |label, bounds| {
+        let mut shares = margins(label, bounds);
+        softmax(shares.view_mut());
+        (shares * weight_of[label]).to_vec()
     });
     (worst, gradient)
 }
@@ -263,17 +258,19 @@ mod tests {
 
     #[test]
     fn the_gradient_of_the_worst_loss_is_its_slope() {
-        let (_, constraint) = setting(3, "sphere");
-        let packed = random(3, 4, 5);
-        let gradient = worst(&packed, &constraint).1;
-        for index in [(0, 0), (1, 2), (2, 3)] {
-            let moved = |by: f64| {
-                let mut packed = packed.clone();
-                packed[index] += by;
-                worst(&packed, &constraint).0
-            };
-            let slope = (moved(1e-6) - moved(-1e-6)) / 2e-6;
-            assert!((slope - gradient[index]).abs() < 1e-5 * (1.0 + slope.abs()), "{slope} {}", gradient[index]);
+        for kinds in ["ball", "box", "sphere", "knn", "ball+sphere", "box+ball", "sphere+slab"] {
+            let (_, constraint) = setting(3, kinds);
+            let packed = random(3, 4, 5);
+            let gradient = worst(&packed, &constraint).1;
+            for index in [(0, 0), (1, 2), (2, 3)] {
+                let moved = |by: f64| {
+                    let mut packed = packed.clone();
+                    packed[index] += by;
+                    worst(&packed, &constraint).0
+                };
+                let (slope, found) = ((moved(1e-6) - moved(-1e-6)) / 2e-6, gradient[index]);
+                assert!((slope - found).abs() < 1e-5 * (1.0 + slope.abs()), "{kinds}: {slope} {found}");
+            }
         }
     }
 }

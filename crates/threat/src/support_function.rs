@@ -5,19 +5,23 @@
 //! contributes most along a direction, by ascent from many starts. [`poison_fraction_bounds`] turns it into lower
 //! bounds of the poison fraction that makes `w` stationary.
 
-use std::borrow::Cow;
-use std::cmp::Ordering;
+mod largest;
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
+use std::borrow::Cow;
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, Zip, s};
 use rayon::prelude::*;
 
 use crate::Constraint;
-use hemlock_head::kernel::{ROWS, apply_softmax_jacobian, probabilities_of, scores, subtract_labels};
-use hemlock_head::{Head, HeadError, Samples, mixed_derivative, probabilities, subsample, unpack};
+use hemlock_head::kernel::{ROWS, apply_softmax_jacobian, probabilities_of, scores, subtract_labels, weight_products};
+use hemlock_head::{Head, HeadError, Samples, probabilities, product_and_derivative, subsample, unpack};
 use hemlock_optim::{inner, norm};
+use largest::Largest;
 
 /// Largest number of clean samples that an ascent may start from.
 const POOL: usize = 4096;
+/// Number of clean samples that are searched for starts on one thread.
+const PART: usize = 1024;
 /// Number of starts among the clean samples, and of starts far away along separating directions, for each label.
 const STARTS: usize = 8;
 const FAR: usize = 3;
@@ -49,7 +53,7 @@ pub struct SupportFunction<'a> {
     constraint: &'a Constraint,
     /// The set that is searched: the constraint or, without one, a ball of radius `search_radius`.
     within: Cow<'a, Constraint>,
-    /// A sample of the clean data, `[n, d]`, and its probabilities, `[K, n]`.
+    /// A sample of the clean data, `[n, d]`, and its probabilities, `[n, K]`.
     pool: Array2<f64>,
     probabilities: Array2<f64>,
     /// A norm far beyond that of any clean sample: [`SEARCH_RADIUS`] times the largest norm in the pool.
@@ -86,7 +90,7 @@ impl<'a> SupportFunction<'a> {
         let pool = clean.select(&rows);
         let largest = pool.rows().into_iter().map(|z| z.dot(&z)).fold(1.0, f64::max).sqrt();
         let search_radius = SEARCH_RADIUS * largest;
-        let probabilities = probabilities(head, pool.view())?.reversed_axes().as_standard_layout().into_owned();
+        let probabilities = probabilities(head, pool.view())?;
         let within =
             if constraint.is_none() { Cow::Owned(Constraint::ball(search_radius)) } else { Cow::Borrowed(constraint) };
         Ok(Self { head, constraint, within, pool, probabilities, search_radius })
@@ -139,7 +143,8 @@ impl<'a> SupportFunction<'a> {
     fn best(&self, goal: Goal<'_>, labels: &[u32]) -> Result<Poison, HeadError> {
         let starts = self.starts(goal, labels, MOST);
         let mut order: Vec<usize> = (0..starts.labels.len()).collect();
-        take_first(&mut order, RESTARTS, |a, b| starts.values[*b].total_cmp(&starts.values[*a]).then(a.cmp(b)));
+        order.sort_by(|a, b| starts.values[*b].total_cmp(&starts.values[*a]));
+        order.truncate(RESTARTS);
         let mut restarts = starts.select(&order);
         self.ascend(goal, &mut restarts)?;
         restarts.best().ok_or(HeadError::Empty)
@@ -150,19 +155,18 @@ impl<'a> SupportFunction<'a> {
     /// `z`, so the constraint's support function bounds it.
     #[must_use]
     pub fn upper_bound(&self, direction: ArrayView2<'_, f64>) -> f64 {
-        let (weight, bias) = unpack(direction);
+        let (_, bias) = unpack(direction);
         let of_label = |y: usize, bounds: &[f64]| {
             bounds.iter().zip(bias).map(|(bound, bias_k)| bound + bias_k - bias[y]).fold(0.0, f64::max)
         };
-        self.constraint.map_differences(weight, of_label).into_iter().fold(0.0, f64::max)
+        let labels: Vec<usize> = (0..direction.nrows()).collect();
+        self.constraint.map_differences(direction, &labels, of_label).into_iter().fold(0.0, f64::max)
     }
 
     /// The starts of a search: for every label, the best clean samples, the same samples scaled far outwards, and far
     /// points along the directions that separate the label from other classes. All of them are projected onto the
     /// constraint. If there are more than `most`, samples and far points with the largest values are taken.
     fn starts(&self, goal: Goal<'_>, labels: &[u32], most: usize) -> Candidates {
-        let values = self.values_of_pool(goal);
-        let samples = best_pairs(labels, STARTS, most, |label| values.row(label).to_vec());
         let beyond = |z: ArrayView1<'_, f64>| {
             let length = z.dot(&z).sqrt();
             // The second start is where the constraint ends beyond the sample. A sample at the origin has no such
@@ -173,6 +177,7 @@ impl<'a> SupportFunction<'a> {
             let z = self.pool.row(row);
             [(label, z.to_owned()), (label, beyond(z))]
         };
+        let samples = self.best_samples(goal, labels, most).pairs(labels);
         let mut rows: Vec<(u32, Array1<f64>)> = samples.into_iter().flat_map(of_sample).collect();
         rows.extend(self.far_points(goal, labels, most));
         let place = |label: u32| labels.iter().position(|own| *own == label);
@@ -185,72 +190,85 @@ impl<'a> SupportFunction<'a> {
         Candidates { z, labels: of, values }
     }
 
-    /// What orders the clean samples for every label, `[K, n]`: `⟨direction, g⟩` or `|g|²`.
-    fn values_of_pool(&self, goal: Goal<'_>) -> Array2<f64> {
-        let summed = |with: ArrayView2<'_, f64>| {
-            let mut sums: Array1<f64> = Array1::zeros(self.pool.nrows());
-            for (p, with) in self.probabilities.rows().into_iter().zip(with.rows()) {
-                Zip::from(&mut sums).and(p).and(with).for_each(|sum, p, with| *sum += p * with);
-            }
-            sums
-        };
-        match goal {
-            Goal::Along(direction) => {
-                let (weight, bias) = unpack(direction);
-                let mut values = weight.dot(&self.pool.t()) + bias.insert_axis(Axis(1));
-                let mean = summed(values.view());
-                values.rows_mut().into_iter().for_each(|mut row| row.zip_mut_with(&mean, |u, mean| *u = mean - *u));
-                values
-            }
-            Goal::Norm => {
-                let lengths: Array1<f64> = self.pool.rows().into_iter().map(|z| z.dot(&z) + 1.0).collect();
-                let squares = summed(self.probabilities.view()) + 1.0;
-                let mut values = self.probabilities.clone();
-                for row in values.rows_mut() {
-                    Zip::from(row).and(&squares).and(&lengths).for_each(|p, square, l| *p = (square - 2.0 * *p) * l);
+    /// The clean samples with the largest `⟨direction, g⟩`, or `|g|²`, for every label.
+    fn best_samples(&self, goal: Goal<'_>, labels: &[u32], most: usize) -> Largest {
+        let (n, classes) = self.probabilities.dim();
+        let all = labels.iter().copied().eq(0..classes as u32);
+        let of_part = |first: &usize| {
+            let mut best = Largest::new(labels.len(), STARTS, most);
+            let mut values = Array2::zeros((ROWS, classes));
+            let mut of_labels = vec![0.0; labels.len()];
+            for first in (*first..n.min(first + PART)).step_by(ROWS) {
+                let rows = s![first..n.min(first + ROWS), ..];
+                let (z, p) = (self.pool.slice(rows), self.probabilities.slice(rows));
+                let mut values = values.slice_mut(s![..z.nrows(), ..]);
+                goal.of_each_label(z, p, &mut values);
+                for (i, row) in values.rows().into_iter().enumerate() {
+                    let row = row.to_slice().expect("a row of values lies in memory without gaps");
+                    if all {
+                        best.offer(first + i, row);
+                    } else {
+                        of_labels.iter_mut().zip(labels).for_each(|(to, label)| *to = row[*label as usize]);
+                        best.offer(first + i, &of_labels);
+                    }
                 }
-                values
+                best.prune();
             }
-        }
+            best
+        };
+        let parts: Vec<usize> = (0..n).step_by(PART).collect();
+        let best: Vec<Largest> = parts.par_iter().map(of_part).collect();
+        best.into_iter().reduce(Largest::join).expect("the pool has samples")
     }
 
     /// Far points along the longest differences between a row of what is searched along and the label's row, with their
     /// labels.
     fn far_points(&self, goal: Goal<'_>, labels: &[u32], most: usize) -> Vec<(u32, Array1<f64>)> {
-        let (weight, _) = unpack(match goal {
+        let packed = match goal {
             Goal::Along(direction) => direction,
             Goal::Norm => self.head.packed(),
-        });
-        let squares: Vec<f64> = weight.rows().into_iter().map(|row| row.dot(&row)).collect();
-        // Without the label's own square, which changes no order.
-        let lengths = |label: usize| {
-            let products = weight.dot(&weight.row(label));
-            products.iter().zip(&squares).map(|(product, square)| square - 2.0 * product).collect()
         };
+        let (weight, _) = unpack(packed);
+        let squares: Vec<f64> = weight.rows().into_iter().map(|row| row.dot(&row)).collect();
+        let of_part = |labels: &[u32]| {
+            let rows: Vec<usize> = labels.iter().map(|label| *label as usize).collect();
+            let products = weight_products(packed.select(Axis(0), &rows).view(), packed);
+            let of_label = |products: ArrayView1<'_, f64>| {
+                let mut best = Largest::new(1, FAR, usize::MAX);
+                // Without the label's own square, which changes no order.
+                let lengths = products.iter().zip(&squares).map(|(product, square)| square - 2.0 * product);
+                lengths.enumerate().for_each(|(k, length)| best.offer(k, &[length]));
+                best
+            };
+            products.rows().into_iter().map(of_label).collect::<Vec<_>>()
+        };
+        let best = labels.par_chunks(ROWS).flat_map_iter(of_part).collect::<Vec<_>>();
         let point = |(label, k): (u32, usize)| {
             let across = &weight.row(k) - &weight.row(label as usize);
             let length = across.dot(&across).sqrt();
             (length > 0.0).then(|| (label, across * (self.search_radius / length)))
         };
-        best_pairs(labels, FAR, most, lengths).into_iter().filter_map(point).collect()
+        Largest::of_all(best, most).pairs(labels).into_iter().filter_map(point).collect()
     }
 
     /// Projected gradient ascent of every candidate, each with a step length of its own.
     fn ascend(&self, goal: Goal<'_>, candidates: &mut Candidates) -> Result<(), HeadError> {
         let lengths = candidates.z.rows().into_iter().map(|z| 0.5 * z.dot(&z).sqrt() + 1e-3);
         let mut steps: Array1<f64> = lengths.collect();
+        let (_, mut directions) = self.values_and_directions(goal, &candidates.z, &candidates.labels)?;
         for _ in 0..STEPS {
-            let mut next = self.gradient(goal, &candidates.z, &candidates.labels)?;
+            let mut next = directions.clone();
             Zip::from(next.rows_mut()).and(candidates.z.rows()).and(&steps).for_each(|mut to, z, step| {
                 let length = to.dot(&to).sqrt().max(f64::MIN_POSITIVE);
                 to.zip_mut_with(&z, |g, z| *g = z + step * (*g / length));
             });
             self.within.project(&mut next, &candidates.labels);
-            let values = self.values(goal, &next, &candidates.labels);
+            let (values, next_directions) = self.values_and_directions(goal, &next, &candidates.labels)?;
             for (i, value) in values.into_iter().enumerate() {
                 if value > candidates.values[i] {
                     candidates.values[i] = value;
                     candidates.z.row_mut(i).assign(&next.row(i));
+                    directions.row_mut(i).assign(&next_directions.row(i));
                     steps[i] *= 2.0;
                 } else {
                     steps[i] *= 0.25;
@@ -270,22 +288,24 @@ impl<'a> SupportFunction<'a> {
                     let mut u = Array2::zeros(p.dim());
                     scores(direction, z, &mut u.view_mut());
                     let rows = p.rows().into_iter().zip(u.rows()).zip(labels);
-                    rows.map(|((p, u), y)| u.dot(&p) - u[*y as usize]).collect()
+                    rows.map(|((p, u), y)| p.dot(&u) - u[*y as usize]).collect()
                 }
-                Goal::Norm => {
-                    let rows = z.rows().into_iter().zip(p.rows()).zip(labels);
-                    rows.map(|((z, p), y)| (distance(p, *y) * (z.dot(&z) + 1.0)).sqrt()).collect()
-                }
+                Goal::Norm => norms(z, p.view(), labels),
             }
         };
         z.axis_chunks_iter(Axis(0), ROWS).into_par_iter().zip(labels.par_chunks(ROWS)).flat_map_iter(of_chunk).collect()
     }
 
-    /// The directions of ascent, `[m, d]`. Their length has no meaning.
-    fn gradient(&self, goal: Goal<'_>, z: &Array2<f64>, labels: &[u32]) -> Result<Array2<f64>, HeadError> {
+    /// The maximised quantity at points `[m, d]`, and the directions of ascent, `[m, d]`. Their length has no meaning.
+    fn values_and_directions(
+        &self,
+        goal: Goal<'_>,
+        z: &Array2<f64>,
+        labels: &[u32],
+    ) -> Result<(Vec<f64>, Array2<f64>), HeadError> {
         match goal {
             Goal::Along(direction) => {
-                mixed_derivative(self.head, Samples::new(z.view(), labels, self.head.classes())?, direction)
+                product_and_derivative(self.head, Samples::new(z.view(), labels, self.head.classes())?, direction)
             }
             // The gradient of |g|^2 / 2 = |p - e|^2 (|z|^2 + 1) / 2.
             Goal::Norm => {
@@ -298,7 +318,29 @@ impl<'a> SupportFunction<'a> {
                     g *= z.dot(&z) + 1.0;
                     g.scaled_add(distance(p, *y), &z);
                 }
-                Ok(gradient)
+                Ok((norms(z.view(), p.view(), labels), gradient))
+            }
+        }
+    }
+}
+
+impl Goal<'_> {
+    /// What orders samples for every label, `[n, K]`, `⟨direction, g⟩` or `|g|²`: of features `[n, d]` and their
+    /// probabilities `[n, K]`.
+    fn of_each_label(self, z: ArrayView2<'_, f64>, p: ArrayView2<'_, f64>, values: &mut ArrayViewMut2<'_, f64>) {
+        if let Goal::Along(direction) = self {
+            scores(direction, z, values);
+        }
+        for ((mut row, p), z) in values.rows_mut().into_iter().zip(p.rows()).zip(z.rows()) {
+            match self {
+                Goal::Along(_) => {
+                    let mean = p.dot(&row);
+                    row.mapv_inplace(|u| mean - u);
+                }
+                Goal::Norm => {
+                    let (square, length) = (p.dot(&p) + 1.0, z.dot(&z) + 1.0);
+                    row.zip_mut_with(&p, |to, p| *to = (square - 2.0 * p) * length);
+                }
             }
         }
     }
@@ -325,37 +367,10 @@ fn distance(p: ArrayView1<'_, f64>, y: u32) -> f64 {
     (p.dot(&p) - 2.0 * p[y as usize] + 1.0).max(0.0)
 }
 
-/// Pairs of a label and of what has the largest values for it (`values` returns one for each): `count` for every label,
-/// and of these the best, such that they make at most `most` starts. They are in the order of the labels, and of their
-/// values for one label.
-fn best_pairs(
-    labels: &[u32],
-    count: usize,
-    most: usize,
-    values: impl Fn(usize) -> Vec<f64> + Sync,
-) -> Vec<(u32, usize)> {
-    // Each clean sample makes two starts.
-    let most = most / (2 * STARTS + FAR) * count;
-    let of_label = |label: &u32| {
-        let values = values(*label as usize);
-        let mut order: Vec<usize> = (0..values.len()).collect();
-        take_first(&mut order, count, |a, b| values[*b].total_cmp(&values[*a]).then(a.cmp(b)));
-        order.into_iter().map(|i| (values[i], (*label, i))).collect::<Vec<_>>()
-    };
-    let pairs: Vec<_> = labels.par_iter().flat_map_iter(of_label).collect();
-    let mut kept: Vec<usize> = (0..pairs.len()).collect();
-    take_first(&mut kept, most, |a, b| pairs[*b].0.total_cmp(&pairs[*a].0).then(a.cmp(b)));
-    kept.sort_unstable();
-    kept.into_iter().map(|i| pairs[i].1).collect()
-}
-
-/// Keeps the first `count` values in the given order, sorted.
-fn take_first<T>(values: &mut Vec<T>, count: usize, order: impl Fn(&T, &T) -> Ordering) {
-    if values.len() > count {
-        values.select_nth_unstable_by(count, &order);
-        values.truncate(count);
-    }
-    values.sort_by(order);
+/// `|g(z, y)|` for every row of features `[n, d]` and probabilities `[n, K]`.
+fn norms(z: ArrayView2<'_, f64>, p: ArrayView2<'_, f64>, labels: &[u32]) -> Vec<f64> {
+    let rows = z.rows().into_iter().zip(p.rows()).zip(labels);
+    rows.map(|((z, p), y)| (distance(p, *y) * (z.dot(&z) + 1.0)).sqrt()).collect()
 }
 
 /// Lower bounds of the poison fraction that makes a head stationary: with fewer poisons, no attack within the
@@ -404,12 +419,17 @@ pub fn poison_fraction_bounds(
         support: 0.0,
         certified: 0.0,
     };
-    for direction in directions(head, gradient) {
-        let needed = -inner(gradient, &direction);
-        let shift = inner(&decay, &direction);
-        let largest = contributions.argmax(direction.view(), &contributions.labels())?.value;
-        found.support = found.support.max(bound(needed, largest + shift));
-        found.certified = found.certified.max(bound(needed, contributions.upper_bound(direction.view()) + shift));
+    let labels = contributions.labels();
+    let along = |direction: &Array2<f64>| -> Result<_, HeadError> {
+        let needed = -inner(gradient, direction);
+        let shift = inner(&decay, direction);
+        let largest = contributions.argmax(direction.view(), &labels)?.value;
+        Ok((bound(needed, largest + shift), bound(needed, contributions.upper_bound(direction.view()) + shift)))
+    };
+    for of_direction in directions(head, gradient).par_iter().map(along).collect::<Vec<_>>() {
+        let (support, certified) = of_direction?;
+        found.support = found.support.max(support);
+        found.certified = found.certified.max(certified);
     }
     Ok(found)
 }

@@ -33,7 +33,7 @@ pub struct Stage;
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "victim";
     const ABOUT: About = About::new(StageRole::Victim, "train victims on clean data");
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     const INSTEAD: &'static [(&'static str, &'static str)] = &[("extractor", "victim_extractor")];

@@ -1,6 +1,6 @@
 //! Convex sets, projections onto them, and the projection onto their intersection.
 
-use ndarray::{Array1, ArrayView1, ArrayViewMut1, Axis, Zip};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1, Axis, Zip};
 
 use super::{ClassRows, at_quantile, norm, unit};
 use hemlock_head::Samples;
@@ -9,6 +9,9 @@ use hemlock_head::Samples;
 /// of the point, at which it stops. (The point itself may stay unchanged for several rounds before it moves again.)
 const ROUNDS: usize = 10_000;
 const SETTLED: f64 = 1e-8;
+/// A direction whose product with a unit vector is less than its own length by more than this share is not parallel to
+/// it, whatever is rounded.
+const PARALLEL: f64 = 1e-6;
 
 /// A closed convex set for each label.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,20 +122,58 @@ impl Convex {
         }
     }
 
-    /// The radius of a label's set, if that is a ball.
-    pub(super) fn radius(&self, label: usize) -> Option<f64> {
+    /// The radii of the labels' sets, if these are balls.
+    pub(super) fn radii(&self, labels: &[usize]) -> Option<Vec<f64>> {
         match self {
-            Self::Ball(radius) => Some(*radius),
-            Self::Sphere(spheres) => Some(spheres[label].radius),
+            Self::Ball(radius) => Some(vec![*radius; labels.len()]),
+            Self::Sphere(spheres) => Some(labels.iter().map(|y| spheres[*y].radius).collect()),
             Self::Box { .. } | Self::Slab(_) => None,
         }
     }
 
-    /// The centre of a label's set, if that is a ball around another point than the origin.
-    pub(super) fn centre(&self, label: usize) -> Option<&Array1<f64>> {
+    /// The centres of the labels' sets, `[labels, d]`, if these are balls around other points than the origin.
+    pub(super) fn centres(&self, labels: &[usize]) -> Option<Array2<f64>> {
+        let Self::Sphere(spheres) = self else { return None };
+        let mut centres = Array2::zeros((labels.len(), spheres[0].centre.len()));
+        centres.rows_mut().into_iter().zip(labels).for_each(|(mut row, y)| row.assign(&spheres[*y].centre));
+        Some(centres)
+    }
+
+    /// Calls `lower` with some `k` and with the largest `<w_k - w_y, z>` over the set of label `y`, or an upper bound of
+    /// it. For any other `k`, it is infinite. `w` are `weights`, `[K, d]`, and `lengths` are at least `|w_k - w_y|`.
+    pub(super) fn bound_differences(
+        &self,
+        weights: ArrayView2<'_, f64>,
+        y: usize,
+        lengths: &[f64],
+        mut lower: impl FnMut(usize, f64),
+    ) {
         match self {
-            Self::Sphere(spheres) => Some(&spheres[label].centre),
-            Self::Ball(_) | Self::Box { .. } | Self::Slab(_) => None,
+            Self::Ball(radius) => lengths.iter().enumerate().for_each(|(k, length)| lower(k, radius * length)),
+            Self::Sphere(spheres) => {
+                let Sphere { centre, radius } = &spheres[y];
+                let along = weights.dot(centre);
+                lengths.iter().enumerate().for_each(|(k, length)| lower(k, along[k] - along[y] + radius * length));
+            }
+            Self::Box { low, high } => {
+                for (k, row) in weights.rows().into_iter().enumerate() {
+                    let mut sum = 0.0;
+                    Zip::from(row).and(weights.row(y)).and(low).and(high).for_each(|w, of_y, low, high| {
+                        let across = w - of_y;
+                        sum += across * if across > 0.0 { high } else { low };
+                    });
+                    lower(k, sum);
+                }
+            }
+            Self::Slab(slabs) => {
+                let along = weights.dot(&slabs[y].direction);
+                for (k, length) in lengths.iter().enumerate() {
+                    // Any other difference is surely not parallel to the slab's direction.
+                    if (along[k] - along[y]).abs() >= length * (1.0 - PARALLEL) {
+                        lower(k, self.extreme((&weights.row(k) - &weights.row(y)).view(), y).0);
+                    }
+                }
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The `knn` constraint: the points that lie near k samples of a class.
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1};
 use rayon::prelude::*;
 
 use super::{ClassRows, Constraint, ConstraintError, at_quantile, norm, unit};
@@ -110,6 +110,23 @@ impl KnnSet {
         }
         if let Some((_, point)) = best {
             z.assign(&point);
+        }
+    }
+
+    /// Calls `lower` with every `k`, and with an upper bound of `<w_k - w_y, z>` over the set. `w` are `weights`,
+    /// `[K, d]`, and `lengths` are at least `|w_k - w_y|`.
+    pub(super) fn bound_differences(
+        &self,
+        weights: ArrayView2<'_, f64>,
+        y: usize,
+        lengths: &[f64],
+        mut lower: impl FnMut(usize, f64),
+    ) {
+        let along = weights.dot(&self.samples.t());
+        for (k, (of_class, length)) in along.rows().into_iter().zip(lengths).enumerate() {
+            let mut across: Vec<f64> = of_class.iter().zip(along.row(y)).map(|(a, of_y)| a - of_y).collect();
+            let (_, sample, _) = across.select_nth_unstable_by(self.neighbors - 1, |a, b| b.total_cmp(a));
+            lower(k, *sample + self.radius * length);
         }
     }
 
