@@ -79,13 +79,17 @@ impl GivenExtractor {
         Self { body: Arc::new(body), device, normalization: None }
     }
 
-    /// The same extractor with a normalisation of its features, which were made of training images.
-    fn normalized(&self, kind: &str, train: &Bound<'_, PyArray2<f32>>) -> PyResult<Self> {
-        let kind: Normalize = serde_json::from_value(kind.into()).map_err(|e| Failed::internal(e.to_string()))?;
+    /// The same extractor, whose features are standardised: by the features `train` that it makes of training images.
+    fn standardized(&self, train: &Bound<'_, PyArray2<f32>>) -> PyResult<Self> {
         let train = train.readonly();
-        let made = normalization(kind, train.as_array());
+        let made = normalization(Normalize::Standardize, train.as_array());
         let made = made.map_err(|e| Failed::new(ErrorKind::Numeric, format!("{e}; check the extractor")))?;
-        Ok(Self { body: Arc::clone(&self.body), device: self.device.clone(), normalization: Some(made) })
+        Ok(self.with_normalization(made))
+    }
+
+    /// The same extractor, whose features are divided by their L2 norm.
+    fn of_length_one(&self) -> Self {
+        self.with_normalization(Normalization::L2)
     }
 
     /// The name of the normalisation, and shift and scale, by which `(z - shift) * scale` is what a head sees.
@@ -115,6 +119,10 @@ impl GivenExtractor {
     fn network(artifact: ExtractorArtifact, device: String) -> Self {
         let body = Body::Network(Box::new(StoredNetwork { artifact, opened: Mutex::default() }));
         Self { body: Arc::new(body), device, normalization: None }
+    }
+
+    fn with_normalization(&self, normalization: Normalization) -> Self {
+        Self { body: Arc::clone(&self.body), device: self.device.clone(), normalization: Some(normalization) }
     }
 
     /// The device that networks are on.

@@ -272,6 +272,6 @@ def call(array):
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is measured on Linux")
 @pytest.mark.parametrize("text", [FEATURES, IMAGES])
 def test_a_large_array_is_not_copied(text):
-    size = int(os.environ.get("HEMLOCK_TEST_MIB", "192"))
+    size = int(os.environ.get("HEMLOCK_TEST_MIB", "128"))
     grown = grows(text, size)
     assert grown < size / 2, f"{grown} MiB beside an array of {size} MiB"

@@ -1,9 +1,12 @@
 """Extractors from pixels to features, inversions, and attacks on pixels."""
 
 import importlib.util
+import os
 import shutil
+import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import hemlock
@@ -313,6 +316,21 @@ def test_what_is_wrong_is_one_clear_error(call, said):
     with pytest.raises(hemlock.Error) as error:
         call(images, labels, linear.pair, poisons)
     assert said in str(error.value), str(error.value)
+
+
+def test_ctrl_c_stops_functions():
+    images, labels = small()
+    linear = Linear(8, 5)
+
+    def slow(pixels):
+        time.sleep(0.02)
+        return linear.features(pixels)
+
+    begun = time.monotonic()
+    threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        hemlock.attack_images(images, labels, (slow, linear.vjp), poison_fraction=0.1, steps=1_000_000)
+    assert time.monotonic() - begun < 20
 
 
 def test_two_threads_at_once():

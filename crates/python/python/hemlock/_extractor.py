@@ -36,16 +36,19 @@ class Extractor:
     def standardized(self, images: Any, *, progress: Any = False) -> Extractor:
         """The same extractor, whose features have mean 0 and standard deviation 1 over these images. They are the
         training images; test images choose nothing."""
-        return self._normalized("standardize", images, progress)
+        self._plain()
+        return self._with(self._native.standardized(features(images, self, progress=progress)))
 
     def of_length_one(self) -> Extractor:
         """The same extractor, whose features are divided by their L2 norm."""
-        return Extractor(self._native.normalized("l2", np.eye(2, dtype=np.float32)), self.name, self.image_size)
+        self._plain()
+        return self._with(self._native.of_length_one())
 
-    def _normalized(self, kind: str, images: Any, progress: Any) -> Extractor:
+    def _plain(self) -> None:
         if self.normalization[0] != "none":
             raise Error(f"the extractor is normalised already, by `{self.normalization[0]}`; expected one that is not")
-        native = self._native.normalized(kind, features(images, self, progress=progress))
+
+    def _with(self, native: Any) -> Extractor:
         return Extractor(native, self.name, self.image_size)
 
     def images(self, images: Any, name: str = "images") -> Images:
