@@ -41,7 +41,7 @@ pub use diff::{Difference, StageDifference, StageTotal, diff, totals};
 pub use export::{ExportError, Format, export, export_set};
 pub use garbage::{GarbageSurvey, Unplanned, survey};
 pub use graph::{Graph, Node};
-pub use hemlock_poisoned_set::{Labelled, PoisonedSet, Samples, SetFormat};
+pub use hemlock_poisoned_set::{LabelledSamples, PoisonedSet, SetFormat, SetSamples};
 pub use history::{Asked, history, remember};
 pub use kin::Cause;
 pub use origin::{Answered, Origin, REPLICATED, read_answers};

@@ -1,6 +1,6 @@
 //! One `.npz` file.
 
-use crate::{MANIFEST, Part, Samples, SetError, SetFiles, manifest};
+use crate::{MANIFEST, Part, SetError, SetFiles, SetSamples, manifest};
 use ndarray::{ArrayView, Axis, Dimension};
 use npyz::WriterBuilder;
 use std::io::{Cursor, Write};
@@ -33,10 +33,10 @@ type Archive = ZipWriter<Cursor<Vec<u8>>>;
 fn archive(parts: &[Part<'_>]) -> std::io::Result<Vec<u8>> {
     let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     for part in parts {
-        let features = matches!(part.clean, Samples::Features(_));
+        let features = matches!(part.clean, SetSamples::Features(_));
         let name = if features && part.name == "val" { "validation" } else { part.name };
         match (part.clean, part.poisons) {
-            (Samples::Images(clean), Samples::Images(poisons)) => {
+            (SetSamples::Images(clean), SetSamples::Images(poisons)) => {
                 // Other tools expect colours as the last axis.
                 let rows = || part.samples.iter().map(|sample| if sample.poison { &poisons } else { &clean });
                 let shape = [part.samples.len(), clean.dim().2, clean.dim().3, 3];
@@ -46,7 +46,7 @@ fn archive(parts: &[Part<'_>]) -> std::io::Result<Vec<u8>> {
                 });
                 add(&mut archive, &format!("{name}_images"), &shape, values)?;
             }
-            (Samples::Features(clean), Samples::Features(poisons)) => {
+            (SetSamples::Features(clean), SetSamples::Features(poisons)) => {
                 let row = |poison: bool, place: usize| values(if poison { poisons } else { clean }, place);
                 let values = part.samples.iter().flat_map(|sample| row(sample.poison, sample.place));
                 add(&mut archive, name, &[part.samples.len(), clean.ncols()], values)?;

@@ -1,6 +1,6 @@
 //! Image files in one folder per class.
 
-use crate::{MANIFEST, Part, Sample, Samples, SetError, SetFiles, manifest};
+use crate::{MANIFEST, Part, Sample, SetError, SetFiles, SetSamples, manifest};
 use image::{ImageBuffer, ImageFormat, Rgb};
 use ndarray::{ArrayView3, Axis};
 use std::collections::BTreeSet;
@@ -25,8 +25,8 @@ pub fn png(image: ArrayView3<'_, u8>) -> Result<Vec<u8>, String> {
 pub(crate) fn picture(part: &Part<'_>, sample: &Sample, file: &str) -> Result<Vec<u8>, SetError> {
     let failed = |what: String| SetError::Encode { file: file.to_owned(), what };
     match if sample.poison { part.poisons } else { part.clean } {
-        Samples::Images(images) => png(images.index_axis(Axis(0), sample.place)).map_err(failed),
-        Samples::Features(_) => Err(failed("it has features".to_owned())),
+        SetSamples::Images(images) => png(images.index_axis(Axis(0), sample.place)).map_err(failed),
+        SetSamples::Features(_) => Err(failed("it has features".to_owned())),
     }
 }
 

@@ -92,14 +92,14 @@ pub enum SetError {
 
 /// Samples of a split: 8-bit images `[n, 3, height, width]`, or features `[n, d]`.
 #[derive(Debug, Clone, Copy)]
-pub enum Samples<'a> {
+pub enum SetSamples<'a> {
     /// Images.
     Images(ArrayView4<'a, u8>),
     /// Features.
     Features(ArrayView2<'a, f32>),
 }
 
-impl Samples<'_> {
+impl SetSamples<'_> {
     fn len(&self) -> usize {
         match self {
             Self::Images(images) => images.len_of(Axis(0)),
@@ -118,20 +118,20 @@ impl Samples<'_> {
 
 /// Samples with their labels.
 #[derive(Debug, Clone, Copy)]
-pub struct Labelled<'a> {
+pub struct LabelledSamples<'a> {
     /// The samples.
-    pub samples: Samples<'a>,
+    pub samples: SetSamples<'a>,
     /// The class of every sample, `[n]`.
     pub labels: &'a [u32],
 }
 
-impl<'a> Labelled<'a> {
+impl<'a> LabelledSamples<'a> {
     fn images(images: &'a hemlock_artifact::Images) -> Self {
-        Self { samples: Samples::Images(images.pixels.view()), labels: &images.labels }
+        Self { samples: SetSamples::Images(images.pixels.view()), labels: &images.labels }
     }
 
     fn features(split: &'a hemlock_artifact::FeatureSplit) -> Self {
-        Self { samples: Samples::Features(split.features.view()), labels: &split.labels }
+        Self { samples: SetSamples::Features(split.features.view()), labels: &split.labels }
     }
 }
 
@@ -141,13 +141,13 @@ pub struct PoisonedSet<'a> {
     /// Names of the classes; a label is an index into them.
     pub classes: &'a [String],
     /// The clean training samples.
-    pub train: Labelled<'a>,
+    pub train: LabelledSamples<'a>,
     /// Samples that are held out; may be empty.
-    pub validation: Option<Labelled<'a>>,
+    pub validation: Option<LabelledSamples<'a>>,
     /// Samples for measuring only; may be empty.
-    pub test: Option<Labelled<'a>>,
+    pub test: Option<LabelledSamples<'a>>,
     /// The poisons.
-    pub poisons: Labelled<'a>,
+    pub poisons: LabelledSamples<'a>,
     /// The row of the training sample that each poison is made of, `[m]`; unknown if it is `None`.
     pub base_index: Option<&'a [u32]>,
     /// Whether the poisons replace these samples; otherwise they come behind all of them.
@@ -169,8 +169,8 @@ struct Sample {
 struct Part<'a> {
     /// The name of its folder, and the beginning of the names of its arrays of images.
     name: &'static str,
-    clean: Samples<'a>,
-    poisons: Samples<'a>,
+    clean: SetSamples<'a>,
+    poisons: SetSamples<'a>,
     samples: Vec<Sample>,
 }
 
@@ -180,10 +180,10 @@ impl<'a> PoisonedSet<'a> {
     pub fn of_images(dataset: &'a Dataset, poisons: &'a Poisons) -> Self {
         Self {
             classes: &dataset.classes,
-            train: Labelled::images(&dataset.train),
-            validation: Some(Labelled::images(&dataset.validation)),
-            test: Some(Labelled::images(&dataset.test)),
-            poisons: Labelled { samples: Samples::Images(poisons.images.view()), labels: &poisons.labels },
+            train: LabelledSamples::images(&dataset.train),
+            validation: Some(LabelledSamples::images(&dataset.validation)),
+            test: Some(LabelledSamples::images(&dataset.test)),
+            poisons: LabelledSamples { samples: SetSamples::Images(poisons.images.view()), labels: &poisons.labels },
             base_index: Some(&poisons.base_index),
             replaces: poisons.replaces,
         }
@@ -194,10 +194,13 @@ impl<'a> PoisonedSet<'a> {
     pub fn of_features(features: &'a Features, poisons: &'a PoisonFeatures) -> Self {
         Self {
             classes: &features.classes,
-            train: Labelled::features(&features.train),
-            validation: Some(Labelled::features(&features.validation)),
-            test: Some(Labelled::features(&features.test)),
-            poisons: Labelled { samples: Samples::Features(poisons.features.view()), labels: &poisons.labels },
+            train: LabelledSamples::features(&features.train),
+            validation: Some(LabelledSamples::features(&features.validation)),
+            test: Some(LabelledSamples::features(&features.test)),
+            poisons: LabelledSamples {
+                samples: SetSamples::Features(poisons.features.view()),
+                labels: &poisons.labels,
+            },
             base_index: Some(&poisons.base_index),
             replaces: false,
         }
@@ -219,7 +222,7 @@ impl<'a> PoisonedSet<'a> {
 
     fn check(&self, format: SetFormat) -> Result<(), SetError> {
         let Self { classes, train, validation, test, poisons, base_index, .. } = self;
-        if matches!(train.samples, Samples::Features(_)) && format != SetFormat::Npz {
+        if matches!(train.samples, SetSamples::Features(_)) && format != SetFormat::Npz {
             return Err(SetError::Features(format));
         }
         for other in [Some(poisons), validation.as_ref(), test.as_ref()].into_iter().flatten() {

@@ -27,7 +27,8 @@ impl Small {
     }
 
     fn set(&self, replaces: bool) -> PoisonedSet<'_> {
-        let labelled = |i: usize, labels| Labelled { samples: Samples::Images(self.images[i].view()), labels };
+        let labelled =
+            |i: usize, labels| LabelledSamples { samples: SetSamples::Images(self.images[i].view()), labels };
         PoisonedSet {
             classes: &self.classes,
             train: labelled(0, &[0, 1, 1]),
@@ -129,10 +130,10 @@ fn features_are_arrays() {
     let classes = ["a/b", "a:b"].map(str::to_owned);
     let set = PoisonedSet {
         classes: &classes,
-        train: Labelled { samples: Samples::Features(clean.view()), labels: &[0, 1] },
-        validation: Some(Labelled { samples: Samples::Features(clean.view()), labels: &[1, 1] }),
+        train: LabelledSamples { samples: SetSamples::Features(clean.view()), labels: &[0, 1] },
+        validation: Some(LabelledSamples { samples: SetSamples::Features(clean.view()), labels: &[1, 1] }),
         test: None,
-        poisons: Labelled { samples: Samples::Features(poisons.view()), labels: &[0] },
+        poisons: LabelledSamples { samples: SetSamples::Features(poisons.view()), labels: &[0] },
         base_index: None,
         replaces: false,
     };
@@ -157,7 +158,7 @@ fn what_does_not_fit_is_refused() {
     let label = PoisonedSet { classes: &small.classes[..1], ..small.set(false) };
     assert_eq!(refused(label), "a label is 1, and there are 1 classes");
     let wide = Array4::zeros((2, 3, 2, 4));
-    let poisons = Labelled { samples: Samples::Images(wide.view()), labels: &[0, 1] };
+    let poisons = LabelledSamples { samples: SetSamples::Images(wide.view()), labels: &[0, 1] };
     let wide = refused(PoisonedSet { poisons, ..small.set(false) });
     assert_eq!(wide, "the poisons have the shape [3, 2, 4] for each sample, and the clean samples [3, 2, 3]");
     let zip = "zip".parse::<SetFormat>().unwrap_err().to_string();

@@ -2,7 +2,7 @@
 
 use crate::failure::Failed;
 use crate::work::work;
-use hemlock_pipeline::{Labelled, PoisonedSet, Samples, SetFormat, export_set};
+use hemlock_pipeline::{LabelledSamples, PoisonedSet, SetFormat, SetSamples, export_set};
 use numpy::{PyArray1, PyArray2, PyArray4, PyArrayMethods, PyReadonlyArray2, PyReadonlyArray4};
 use pyo3::prelude::*;
 use std::path::PathBuf;
@@ -30,12 +30,12 @@ impl<'py> GivenSamples<'py> {
         Ok(Self { samples, labels: crate::arrays::labels(labels) })
     }
 
-    fn view(&self) -> Labelled<'_> {
+    fn view(&self) -> LabelledSamples<'_> {
         let samples = match &self.samples {
-            Kind::Images(images) => Samples::Images(images.as_array()),
-            Kind::Features(features) => Samples::Features(features.as_array()),
+            Kind::Images(images) => SetSamples::Images(images.as_array()),
+            Kind::Features(features) => SetSamples::Features(features.as_array()),
         };
-        Labelled { samples, labels: &self.labels }
+        LabelledSamples { samples, labels: &self.labels }
     }
 }
 
