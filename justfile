@@ -213,9 +213,9 @@ book:
     @if ! command -v mdbook >/dev/null; then \
         echo "SKIPPED: there is no mdbook (cargo install --locked mdbook), so the book is not built" >&2; \
     else \
-        rm -rf {{quote(pages)}} && mkdir -p {{quote(pages)}} && cp -r docs/images docs/reference {{quote(pages)}} && \
+        rm -rf {{quote(pages)}} && mkdir -p {{quote(pages)}} && cp -r docs/images docs/reference notebooks {{quote(pages)}} && \
         for file in docs/*.md *.md; do \
-            sed -E 's#\]\(\.\./([A-Z]+\.md)#](\1#g; s#\]\(docs/#](#g' "$file" >{{quote(pages)}}/"${file#docs/}"; \
+            sed -E 's#\]\(\.\./([A-Z]+\.md|notebooks/)#](\1#g; s#\]\(docs/#](#g' "$file" >{{quote(pages)}}/"${file#docs/}"; \
         done && rm {{quote(pages / "README.md")}} && \
         MDBOOK_BOOK__SRC={{quote(pages)}} mdbook build --dest-dir {{quote(target / "book")}}; \
     fi

@@ -213,3 +213,44 @@ fn the_readme_is_short_and_agrees_with_the_book() {
     };
     assert_eq!(commands(&readme), commands(&book));
 }
+
+/// Workflows call scripts of the repository that are there and can be run, and no others.
+#[test]
+fn workflows_call_what_is_there() {
+    let workflows = fs::read_dir(root().join(".github/workflows")).unwrap().map(|entry| entry.unwrap().path());
+    let mut called = 0;
+    for workflow in workflows {
+        let text = fs::read_to_string(&workflow).unwrap();
+        for line in text.lines().filter_map(|line| line.trim().strip_prefix("- run: ")) {
+            let Some(script) = line.split_whitespace().find(|word| !word.contains('=')) else { continue };
+            if !script.contains('/') {
+                continue;
+            }
+            let file = root().join(script);
+            assert!(file.is_file(), "{}: {script}", workflow.display());
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::PermissionsExt;
+                let mode = fs::metadata(&file).unwrap().permissions().mode();
+                assert!(mode & 0o111 != 0, "{script} cannot be run");
+            }
+            called += 1;
+        }
+    }
+    assert!(called >= 3, "ci.yml and release.yml call scripts");
+}
+
+/// The notes of a release are its section of the changelog.
+#[test]
+fn a_release_has_notes_or_does_not_begin() {
+    let said = |version: &str| {
+        let ran = Command::new(root().join(".ci/changelog")).arg(version).output().unwrap();
+        (ran.status.success(), String::from_utf8_lossy(&ran.stderr).into_owned())
+    };
+    let (begins, why) = said("99.0.0");
+    assert!(!begins && why.contains("the tag says 99.0.0"), "{why}");
+    let changelog = fs::read_to_string(root().join("CHANGELOG.md")).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    let has = changelog.lines().any(|line| line.starts_with("## ") && line.contains(version));
+    assert_eq!(said(version).0, has);
+}

@@ -244,3 +244,32 @@ fn a_killed_export_leaves_no_half_a_file() {
     both.iter_mut().for_each(|names| names.sort());
     assert_eq!(both[0], both[1]);
 }
+
+/// A poisoned data set is read as any other: the poisons are among the training samples, and the manifest names them.
+#[test]
+fn a_poisoned_data_set_is_a_data_set() {
+    let project = Project::new();
+    project.ok("run tiny");
+    let export = "export tiny invert --select seed=0";
+    for (format, kind, place) in
+        [("folder", "image-folder", ""), ("npz", "npz", "/data.npz"), ("parquet", "parquet", "")]
+    {
+        project.ok(&format!("{export} -o {format} --dataset {format}"));
+        let manifest = fs::read_to_string(project.path().join(format).join("manifest.csv")).unwrap();
+        let rows: Vec<Vec<&str>> = manifest.lines().skip(1).map(|line| line.split(',').collect()).collect();
+        let of = |split: &str| rows.iter().filter(|row| row[0] == split).count();
+        let poisons: Vec<_> = rows.iter().filter(|row| row[5] == "1").collect();
+        assert!(poisons.iter().all(|row| row[0] == "train" && !row[6].is_empty()) && poisons.len() == 5);
+        let path = project.path().join(format).display().to_string() + place;
+        let source = format!("{{ kind = \"{kind}\", path = \"{path}\" }}");
+        let (test, train) = (of("test"), 4 * ((of("train") - 5) / 4));
+        let again = format!("[dataset.downstream]\nsource = {source}\ntrain = {train}\ntest = {test}\n");
+        project.spec("again", &format!("seeds = [0]\n{again}"));
+        project.ok("dataset again");
+    }
+    project.ok("export tiny poison-features --select seed=0 -o features --dataset npz");
+    assert!(project.path().join("features/data.npz").is_file());
+    project.fails("export tiny poison-features -o f --dataset folder", 2, &["features cannot be written as folder"]);
+    project.fails("export tiny evaluate -o f --dataset npz", 2, &["'evaluate' makes no poisons", "--dataset"]);
+    project.fails("export tiny invert -o f --dataset npz --format png", 2, &["cannot be used with"]);
+}

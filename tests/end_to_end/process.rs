@@ -282,7 +282,7 @@ fn what_needs_the_network_is_refused_by_the_plan() {
     project.spec("needs", &linear.replace("[evaluate]", noise));
     project.fails("plan needs", 2, &["[unlearnable] `surrogate = \"end-to-end\"`", "[pretrain] is a child process"]);
     project.ok("features linear --allow-command");
-    project.fails("export linear pretrain -o out", 2, &["a child process, which keeps its network"]);
+    project.fails("export linear pretrain -o out", 2, &["which keeps its network"]);
 }
 
 /// Runs the features of a process with that fault. Returns the exit code, stderr, and the number of starts.

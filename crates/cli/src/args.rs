@@ -392,6 +392,7 @@ Examples:
   hemlock export quickstart features -o features
   hemlock export quickstart invert --select seed=0,poison_fraction=0.03 -o poisons --format png
   hemlock export quickstart evaluate --select poison-features.constraint=ball,invert.method=decoder -o heads
+  hemlock export quickstart invert --select seed=0,attack=bilevel,poison_fraction=0.03 -o poisoned --dataset folder
 
 A field is `seed` or a parameter: `stage.field`, or `field` if only one stage of a branch has it. If several artifacts
 are selected, each is written to its own folder, and index.csv lists the parameters of all.")]
@@ -409,6 +410,10 @@ are selected, each is written to its own folder, and index.csv lists the paramet
         /// Format of the files
         #[arg(long, value_enum, default_value_t = FormatArg::Safetensors)]
         format: FormatArg,
+        /// Write the whole data set instead, with the stage's poisons among the clean samples, and a manifest.csv that
+        /// says which they are
+        #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "format")]
+        dataset: Option<DatasetArg>,
     },
     /// List the artifacts that no pipeline uses any more, and delete them on request
     #[command(
@@ -560,6 +565,17 @@ pub enum FormatArg {
     Safetensors,
     /// One PNG file per image
     Png,
+}
+
+/// The files of an exported data set.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DatasetArg {
+    /// PNG files in one folder per class: train/CLASS/000000.png
+    Folder,
+    /// One data.npz
+    Npz,
+    /// A Parquet file per split, with encoded images
+    Parquet,
 }
 
 /// Parses a finite number of at least 0.

@@ -10,7 +10,7 @@ mod self_test;
 mod submit;
 
 use crate::{
-    args::{self, Args, Changes, Command, Commands, DataArgs, Fixed, FormatArg, Label, OneStage, Pipeline},
+    args::{self, Args, Changes, Command, Commands, DataArgs, DatasetArg, Fixed, FormatArg, Label, OneStage, Pipeline},
     exit::Usage,
     printer::Printer,
     project::{ProjectContext, RunRequest, failures},
@@ -19,7 +19,7 @@ use crate::{
 use anyhow::Result;
 use hemlock_data::{ArchiveOrigin, Cifar, DataError, KnownDataset, Trust};
 use hemlock_models::Backend;
-use hemlock_pipeline::{Format, Graph, Plan, Selection, Spec, Summary, Task, export};
+use hemlock_pipeline::{Format, Graph, Plan, Selection, SetFormat, Spec, Summary, Task, export};
 use hemlock_report::{ReportError, ReportedPipeline, report};
 use hemlock_stage::{Cancel, ChildCommand, Environment, Progress as _, StageError};
 use hemlock_store::{Key, Store};
@@ -58,8 +58,15 @@ pub fn execute(args: &Args, graph: Graph, program: Option<&Path>, printer: &Prin
         Fixed::Report { names, changes, paper, output } => {
             app.report(names, changes, paper.as_deref(), output.as_deref())
         }
-        Fixed::Export { pipeline, stage, output, select, format } => {
-            app.export(pipeline, stage, output, select, *format)
+        Fixed::Export { pipeline, stage, output, select, format, dataset } => {
+            let format = match (dataset, format) {
+                (Some(DatasetArg::Folder), _) => Format::Dataset(SetFormat::Folder),
+                (Some(DatasetArg::Npz), _) => Format::Dataset(SetFormat::Npz),
+                (Some(DatasetArg::Parquet), _) => Format::Dataset(SetFormat::Parquet),
+                (None, FormatArg::Safetensors) => Format::Safetensors,
+                (None, FormatArg::Png) => Format::Png,
+            };
+            app.export(pipeline, stage, output, select, format)
         }
         Fixed::Gc { pipeline, delete } => app.gc(pipeline.as_deref().map(name_of), *delete),
         Fixed::Data(data) => app.data(data),
@@ -317,14 +324,10 @@ impl App<'_> {
         stage: &str,
         output: &Path,
         select: &Selection,
-        format: FormatArg,
+        format: Format,
     ) -> Result<()> {
         self.project.known_stage(stage)?;
         let (_, plan) = self.planned(pipeline)?;
-        let format = match format {
-            FormatArg::Safetensors => Format::Safetensors,
-            FormatArg::Png => Format::Png,
-        };
         let files = export(&plan, &self.project.graph, &self.store(), stage, select, format, output)?;
         match files.as_slice() {
             many if many.len() > 20 => {

@@ -80,7 +80,13 @@ pub fn code(e: &anyhow::Error) -> u8 {
             None => {}
         }
         match cause.downcast_ref::<ExportError>() {
-            Some(ExportError::Selection(_) | ExportError::NothingSelected { .. } | ExportError::NoPictures(_)) => {
+            Some(
+                ExportError::Selection(_)
+                | ExportError::NothingSelected { .. }
+                | ExportError::NoPictures(_)
+                | ExportError::NoPoisons(_)
+                | ExportError::Set(_),
+            ) => {
                 return 2;
             }
             Some(ExportError::Stage(e)) => return of_kind(e.kind()),

@@ -5,7 +5,7 @@ use burn::{
     tensor::{Tensor, TensorData},
 };
 use hemlock_artifact::{CurvePoint, Dataset, DecoderArtifact, ExtractorArtifact, Features, Pixels, Reconstruction};
-use hemlock_models::{Weights, extract, extracted, open_extractor, travel::down};
+use hemlock_models::{Extractor, Weights, extract, extracted, open_extractor, travel::down};
 use hemlock_optim::half_cosine;
 use hemlock_perturb::{Decoder, DecoderNetwork, FrozenExtractor, OnDevice, distances, host, norm, rounded, up};
 use hemlock_stage::{About, Context, ErrorKind, ParamError, Port, StageError, StageRole, inputs};
@@ -90,31 +90,45 @@ impl hemlock_stage::Stage for Stage {
 
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<DecoderArtifact, StageError> {
         let Inputs { dataset, extractor, features } = inputs;
-        let (_, _, height, width) = dataset.train.pixels.view().dim();
-        if height != width || height % 8 != 0 {
-            let message = format!("makes square images whose side is a multiple of 8; these are {height} x {width}");
-            return Err(ParamError::new("", message).into());
-        }
-        let extractor = open_extractor(&extractor, ctx)?;
-        let normalization = features.normalization.clone();
-        let frozen = FrozenExtractor::new(&extractor, &normalization);
-        let (train, held_out) = pairs(dataset, features, params.seed);
-        let (network, curve) = train_network(params, &frozen, &train, ctx)?;
-        let decoder = Decoder {
-            norm: train.features.rows().into_iter().map(norm).fold(0.0, f32::max),
-            device: frozen.device().clone(),
-            network,
-        };
-        Ok(DecoderArtifact {
-            dim: train.features.ncols() as u64,
-            width: params.width as u64,
-            image_size: height as u64,
-            norm: decoder.norm,
-            curve,
-            held_out: held_out.reconstruct(&decoder, &frozen, ctx)?,
-            weights: Weights::collect(&decoder.network).to_safetensors()?,
-        })
+        train(params, &open_extractor(&extractor, ctx)?, dataset, features, ctx)
     }
+}
+
+/// Trains a decoder on images and their features.
+///
+/// # Errors
+/// If the images have another size than decoders make, if the training diverges, if the extractor fails, or if the run
+/// was interrupted.
+pub fn train(
+    params: &Params,
+    extractor: &Extractor,
+    dataset: Dataset,
+    features: Features,
+    ctx: &Context,
+) -> Result<DecoderArtifact, StageError> {
+    let (_, _, height, width) = dataset.train.pixels.view().dim();
+    if height != width || height % 8 != 0 {
+        let message = format!("makes square images whose side is a multiple of 8; these are {height} x {width}");
+        return Err(ParamError::new("", message).into());
+    }
+    let normalization = features.normalization.clone();
+    let frozen = FrozenExtractor::new(extractor, &normalization);
+    let (train, held_out) = pairs(dataset, features, params.seed);
+    let (network, curve) = train_network(params, &frozen, &train, ctx)?;
+    let decoder = Decoder {
+        norm: train.features.rows().into_iter().map(norm).fold(0.0, f32::max),
+        device: frozen.device().clone(),
+        network,
+    };
+    Ok(DecoderArtifact {
+        dim: train.features.ncols() as u64,
+        width: params.width as u64,
+        image_size: height as u64,
+        norm: decoder.norm,
+        curve,
+        held_out: held_out.reconstruct(&decoder, &frozen, ctx)?,
+        weights: Weights::collect(&decoder.network).to_safetensors()?,
+    })
 }
 
 /// Features `[n, d]`, and the images `[n, 3, height, width]` that they were extracted from.

@@ -178,7 +178,7 @@ impl hemlock_stage::Stage for Stage {
 ///
 /// # Errors
 /// If no feature carries information: all samples are equal, or all features constant.
-fn normalization(normalize: Normalize, train: ArrayView2<f32>) -> Result<Normalization, String> {
+pub fn normalization(normalize: Normalize, train: ArrayView2<f32>) -> Result<Normalization, String> {
     let (n, d) = train.dim();
     let dead = || train.rows().into_iter().filter(|row| row.iter().all(|z| *z == 0.0)).count();
     let alike = || train.rows().into_iter().all(|row| row == train.row(0));

@@ -2,9 +2,11 @@
 
 mod inversion;
 
-use hemlock_artifact::{Dataset, DecoderArtifact, ExtractorArtifact, Features, PoisonFeatures, Poisons, TargetParams};
+use hemlock_artifact::{
+    Dataset, DecoderArtifact, ExtractorArtifact, Features, Images, PoisonFeatures, Poisons, TargetParams,
+};
 use hemlock_attack::attacks;
-use hemlock_models::{extracted, open_extractor};
+use hemlock_models::{Extractor, extracted, open_extractor};
 use hemlock_perturb::{CleanFeatureStats, FrozenExtractor, GreyLevels, Measure, Optimizer, PixelRange};
 use hemlock_stage::{About, Context, Need, ParamError, Port, StageError, StageRole, inputs};
 use inversion::{Inversion, Inverted};
@@ -207,48 +209,75 @@ impl hemlock_stage::Stage for Stage {
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Poisons, StageError> {
         let Inputs { dataset, extractor, features, poison_features, target, decoder } = inputs;
         let extractor = open_extractor(&extractor, ctx)?;
-        let inversion = Inversion {
-            frozen: &FrozenExtractor::new(&extractor, &features.normalization),
-            train: &dataset.train,
-            features: &features,
-            clean: &CleanFeatureStats::new(features.train.features.view()),
-            poison_features: &poison_features,
-            constraint: &attacks::constraint(&poison_features.spec, features.train.samples(features.classes.len())?)?,
-            ctx,
-        };
-        let Inverted { method, unclipped, matched, refined } =
-            inversion.run(params, decoder.as_ref(), target.as_ref())?;
-        let measure = Measure {
-            frozen: inversion.frozen,
-            features: &features,
-            clean: inversion.clean,
-            constraint: inversion.constraint,
-            labels: &poison_features.labels,
-            base_index: &poison_features.base_index,
-            unclipped,
-        };
-        let zeta = poison_features.features.view();
-        let (images, fits) = measure.finish(&matched.pixels, Some(zeta), &matched.passes, ctx)?;
-        let outliers = inversion.clean.outliers(zeta, features.train.features.view());
-        Ok(Poisons {
-            images,
-            pixels: unclipped.then_some(matched.pixels),
-            fits,
-            attack: poison_features.spec.attack.clone(),
-            method: method.to_owned(),
-            objective: poison_features.objective,
-            clean_label: poison_features.clean_label,
-            replaces: false,
-            poison_fraction: poison_features.poison_fraction,
-            clean_nearest: inversion.clean.nearest.median,
-            outliers_of_features: Some(outliers),
-            labels: poison_features.labels,
-            base_index: poison_features.base_index,
-            learner: None,
-            curve: matched.curve,
-            refined,
-        })
+        let known = Known { train: &dataset.train, features: &features, poison_features: &poison_features };
+        invert(params, &extractor, known, (decoder.as_ref(), target.as_ref()), ctx)
     }
+}
+
+/// What an inversion knows besides the extractor.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// The training images.
+    pub train: &'a Images,
+    /// Their features.
+    pub features: &'a Features,
+    /// The poisoned features.
+    pub poison_features: &'a PoisonFeatures,
+}
+
+/// Makes images of poisoned features. The decoder and the target are there if `params` read them ([`Stage::need`]).
+///
+/// # Errors
+/// If the images and the extractor do not fit each other, if the extractor fails, or if the run was interrupted.
+///
+/// [`Stage::need`]: hemlock_stage::Stage::need
+pub fn invert(
+    params: &Params,
+    extractor: &Extractor,
+    Known { train, features, poison_features }: Known,
+    (decoder, target): (Option<&DecoderArtifact>, Option<&TargetParams>),
+    ctx: &Context,
+) -> Result<Poisons, StageError> {
+    let inversion = Inversion {
+        frozen: &FrozenExtractor::new(extractor, &features.normalization),
+        train,
+        features,
+        clean: &CleanFeatureStats::new(features.train.features.view()),
+        poison_features,
+        constraint: &attacks::constraint(&poison_features.spec, features.train.samples(features.classes.len())?)?,
+        ctx,
+    };
+    let Inverted { method, unclipped, matched, refined } = inversion.run(params, decoder, target)?;
+    let measure = Measure {
+        frozen: inversion.frozen,
+        features,
+        clean: inversion.clean,
+        constraint: inversion.constraint,
+        labels: &poison_features.labels,
+        base_index: &poison_features.base_index,
+        unclipped,
+    };
+    let zeta = poison_features.features.view();
+    let (images, fits) = measure.finish(&matched.pixels, Some(zeta), &matched.passes, ctx)?;
+    let outliers = inversion.clean.outliers(zeta, features.train.features.view());
+    Ok(Poisons {
+        images,
+        pixels: unclipped.then_some(matched.pixels),
+        fits,
+        attack: poison_features.spec.attack.clone(),
+        method: method.to_owned(),
+        objective: poison_features.objective,
+        clean_label: poison_features.clean_label,
+        replaces: false,
+        poison_fraction: poison_features.poison_fraction,
+        clean_nearest: inversion.clean.nearest.median,
+        outliers_of_features: Some(outliers),
+        labels: poison_features.labels.clone(),
+        base_index: poison_features.base_index.clone(),
+        learner: None,
+        curve: matched.curve,
+        refined,
+    })
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use serde_json::json;
 const SIDE: usize = 8;
 const POISONS: usize = 6;
 
-fn artifact(network: &hemlock_models::Extractor) -> ExtractorArtifact {
+fn artifact(network: &Extractor) -> ExtractorArtifact {
     ExtractorArtifact {
         arch: "resnet8-w4".to_owned(),
         method: "random".to_owned(),

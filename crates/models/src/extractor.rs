@@ -1,5 +1,9 @@
 //! A frozen network with its input normalisation: images in, features out.
 
+mod functions;
+
+pub use functions::{ExtractorFunctions, FunctionError, KeptBackward};
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,13 +77,16 @@ pub enum ExtractError {
     /// The extractor is a child process, which failed.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// The network of a child process was asked for.
-    #[error("the extractor is a child process, which keeps its network and its weights to itself")]
+    /// The extractor is functions of whoever embeds Hemlock, and one of them failed.
+    #[error(transparent)]
+    Function(#[from] FunctionError),
+    /// The network of a child process, or of functions, was asked for.
+    #[error("the extractor is a child process or a function, which keeps its network and its weights to itself")]
     NoNetwork,
 }
 
 /// A feature extractor f: a frozen network, with the running statistics in its batch norms, and its input
-/// normalisation; or a child process that has one.
+/// normalisation; or a child process that has one; or functions that compute the same.
 #[derive(Clone, Debug)]
 pub struct Extractor {
     body: Body,
@@ -91,6 +98,7 @@ pub struct Extractor {
 enum Body {
     Native(Box<Native>),
     Process(Arc<ProcessExtractor>),
+    Functions(Arc<dyn ExtractorFunctions>),
 }
 
 /// A network of this process.
@@ -115,6 +123,7 @@ pub struct ForwardCache {
 enum Kept {
     Tapes(Tapes),
     Pass(KeptPass),
+    Back(functions::Kept),
 }
 
 /// The forward pass of some images as tensors, with burn's graph, from which [`Passed::back`] computes the gradient.
@@ -171,6 +180,12 @@ impl Extractor {
         Self { body: Body::Process(Arc::new(child)), device: device.clone().inner() }
     }
 
+    /// An extractor that is functions of whoever embeds Hemlock. Networks that work with it are on `device`.
+    #[must_use]
+    pub fn functions(functions: Arc<dyn ExtractorFunctions>, device: &Device) -> Self {
+        Self { body: Body::Functions(functions), device: device.clone().inner() }
+    }
+
     /// An extractor with the weights of a safetensors file.
     ///
     /// # Errors
@@ -187,7 +202,7 @@ impl Extractor {
     /// The file can be loaded strictly into the torchvision module whose classifier is `nn.Identity()`.
     ///
     /// # Errors
-    /// If the extractor is a child process, or if the file cannot be written.
+    /// If the extractor has no network ([`ExtractError::NoNetwork`]), or if the file cannot be written.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, WeightsError> {
         Weights::collect(self.network()?).to_safetensors()
     }
@@ -195,14 +210,14 @@ impl Extractor {
     fn native(&self) -> Result<&Native, ExtractError> {
         match &self.body {
             Body::Native(native) => Ok(native),
-            Body::Process(_) => Err(ExtractError::NoNetwork),
+            Body::Process(_) | Body::Functions(_) => Err(ExtractError::NoNetwork),
         }
     }
 
     /// Architecture, image size and normalisation.
     ///
     /// # Errors
-    /// [`ExtractError::NoNetwork`] if the extractor is a child process.
+    /// [`ExtractError::NoNetwork`] if the extractor is a child process or functions.
     pub fn spec(&self) -> Result<&ExtractorSpec, ExtractError> {
         Ok(&self.native()?.spec)
     }
@@ -210,7 +225,7 @@ impl Extractor {
     /// The network in inference mode. Clones share its running statistics, so train a copy made by [`Module::valid`].
     ///
     /// # Errors
-    /// [`ExtractError::NoNetwork`] if the extractor is a child process.
+    /// [`ExtractError::NoNetwork`] if the extractor is a child process or functions.
     pub fn network(&self) -> Result<&Network, ExtractError> {
         Ok(&self.native()?.net)
     }
@@ -221,6 +236,7 @@ impl Extractor {
         match &self.body {
             Body::Native(native) => native.spec.arch.feature_dim(),
             Body::Process(child) => child.about().features,
+            Body::Functions(functions) => functions.about().features,
         }
     }
 
@@ -230,10 +246,11 @@ impl Extractor {
         match &self.body {
             Body::Native(native) => native.spec.image_size,
             Body::Process(child) => child.about().image_size,
+            Body::Functions(functions) => functions.about().image_size,
         }
     }
 
-    /// The device that holds the network, or, for a child process, that holds what works with it.
+    /// The device that holds the network, or, where there is none, that holds what works with the extractor.
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.device
@@ -243,7 +260,7 @@ impl Extractor {
     /// are tensors on the device ([`Extractor::pass`]).
     #[must_use]
     pub fn on_host(&self) -> bool {
-        matches!(self.body, Body::Process(_)) || runs_on_rayon(&self.device)
+        !matches!(self.body, Body::Native(_)) || runs_on_rayon(&self.device)
     }
 
     /// Calls `work` for ranges that cover `0..n`, of a size that suits what computes, and returns the results in order:
@@ -263,11 +280,12 @@ impl Extractor {
     /// Features `[n, d]` of images `[n, 3, h, w]` in `[0, 1]`, computed on the calling thread alone.
     ///
     /// # Errors
-    /// [`ExtractError::Process`] if a child process fails; a network never does.
+    /// If a child process or a function fails; a network never does.
     pub fn forward(&self, pixels: &[f32]) -> Result<Vec<f32>, ExtractError> {
         let native = match &self.body {
             Body::Native(native) => native,
             Body::Process(child) => return Ok(child.forward(pixels)?),
+            Body::Functions(functions) => return Ok(functions::forward(&**functions, pixels)?),
         };
         Ok(match &native.kernels {
             Kernels::Own(net) => net.features(&native.spec.normalised(pixels)),
@@ -281,7 +299,7 @@ impl Extractor {
     /// features.
     ///
     /// # Errors
-    /// [`ExtractError::Process`] if a child process fails; a network never does.
+    /// If a child process or a function fails; a network never does.
     pub fn vjp(
         &self,
         pixels: &[f32],
@@ -296,6 +314,11 @@ impl Extractor {
                     Some(kept) => child.backward(kept, pixels, &grad_features)?,
                     None => child.vjp(pixels, &grad_features)?,
                 });
+            }
+            Body::Functions(functions) => {
+                let (features, kept) = functions::forward_kept(&**functions, pixels)?;
+                let grad_features = derivative(0, &features);
+                return Ok(functions::backward(&**functions, kept, pixels, &grad_features)?);
             }
         };
         match &native.kernels {
@@ -317,7 +340,7 @@ impl Extractor {
     /// operations. It does not wait for the device.
     ///
     /// # Errors
-    /// [`ExtractError::NoNetwork`] if the extractor is a child process.
+    /// [`ExtractError::NoNetwork`] if the extractor is a child process or functions.
     pub fn pass(&self, images: Tensor<4>) -> Result<Passed, ExtractError> {
         let native = self.native()?;
         let images = Tensor::from_inner(images).require_grad();
@@ -334,10 +357,10 @@ impl Extractor {
 
     /// Features, and the forward cache for [`Extractor::backward`], so that features and gradient take one forward pass
     /// and not the two of [`Extractor::forward`] and [`Extractor::vjp`]. Returns `None` on devices and for networks
-    /// that burn computes, and if a child process keeps no more passes.
+    /// that burn computes, and if a child process or a function keeps no pass.
     ///
     /// # Errors
-    /// [`ExtractError::Process`] if a child process fails; a network never does.
+    /// If a child process or a function fails; a network never does.
     pub fn forward_cached(&self, pixels: &[f32]) -> Result<Option<ForwardCache>, ExtractError> {
         match &self.body {
             Body::Native(native) => {
@@ -349,12 +372,16 @@ impl Extractor {
                 let (features, kept) = child.forward_kept(pixels)?;
                 Ok(kept.map(|kept| ForwardCache { features, kept: Kept::Pass(kept) }))
             }
+            Body::Functions(functions) => {
+                let (features, kept) = functions::forward_kept(&**functions, pixels)?;
+                Ok(kept.map(|kept| ForwardCache { features, kept: Kept::Back(kept) }))
+            }
         }
     }
 
     /// Number of images for which there is room, in `memory` bytes, for forward caches of `tile` images each; 0 if
-    /// [`Extractor::forward_cached`] returns `None`. A child process says how many passes it keeps, in memory of its
-    /// own.
+    /// [`Extractor::forward_cached`] returns `None`. A child process and functions say how many passes they keep, in
+    /// memory of their own.
     #[must_use]
     pub fn cache_room(&self, memory: usize, tile: usize) -> usize {
         match &self.body {
@@ -363,6 +390,7 @@ impl Extractor {
                 Kernels::Folded(_) | Kernels::Plain => 0,
             },
             Body::Process(child) => child.about().keep * tile,
+            Body::Functions(functions) => functions.about().keep * tile,
         }
     }
 
@@ -371,7 +399,7 @@ impl Extractor {
     /// [`Extractor::forward_cached`] of the same extractor and the same pixels.
     ///
     /// # Errors
-    /// [`ExtractError::Process`] if a child process fails; a network never does.
+    /// If a child process or a function fails; a network never does.
     pub fn backward(
         &self,
         cache: ForwardCache,
@@ -384,6 +412,9 @@ impl Extractor {
                 Kernels::Folded(_) | Kernels::Plain => Vec::new(),
             },
             (Body::Process(child), Kept::Pass(kept)) => child.backward(kept, pixels, grad_features)?,
+            (Body::Functions(functions), Kept::Back(kept)) => {
+                functions::backward(&**functions, Some(kept), pixels, grad_features)?
+            }
             _ => Vec::new(),
         })
     }
@@ -419,7 +450,7 @@ impl Extractor {
     /// # Errors
     /// - [`ExtractError::Shape`] if the images have another size than the extractor expects;
     /// - [`ExtractError::Interrupted`] if `progress` returns `false`;
-    /// - [`ExtractError::Process`] if a child process fails.
+    /// - [`ExtractError::Process`] and [`ExtractError::Function`] if a child process or a function fails.
     ///
     /// # Panics
     /// If `features` does not have the shape `[n, d]`.

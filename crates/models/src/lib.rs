@@ -39,7 +39,9 @@ mod reference_tests;
 
 pub use backbone_prefix::BackbonePrefix;
 pub use device::{Backend, DeviceError};
-pub use extractor::{ExtractError, Extractor, ExtractorSpec, ForwardCache, Passed};
+pub use extractor::{
+    ExtractError, Extractor, ExtractorFunctions, ExtractorSpec, ForwardCache, FunctionError, KeptBackward, Passed,
+};
 pub use hemlock_process::{Description, Fault, ProcessError, ProcessExtractor};
 pub use import::{ImportError, Imported, WeightsChoice};
 pub use network::{Arch, ArchError, ImageSizeError, Network};

@@ -44,6 +44,7 @@ impl From<ExtractError> for StageError {
             ExtractError::NoNetwork => Self::new(ErrorKind::Params, e),
             ExtractError::Process(ProcessError { fault: Fault::Interrupted, .. }) => Self::interrupted(),
             ExtractError::Process(e) => e.into(),
+            ExtractError::Function(e) => e.into(),
         }
     }
 }

@@ -1,19 +1,18 @@
-//! Exports: artifacts in formats that other tools open, safetensors and PNG.
+//! Exports: artifacts in formats that other tools open, safetensors and PNG, and data sets with poisons among them.
 
 mod folder;
 
 use crate::{Graph, Plan, Selection, compare::differing_among, results::upstream, select::shown};
 use folder::{Folder, failed};
-use hemlock_artifact::{Data, Exported, Tensor};
-use hemlock_stage::StageError;
+use hemlock_artifact::{Data, Dataset, Exported, Features, PoisonFeatures, Poisons, Tensor};
+use hemlock_poisoned_set::{PoisonedSet, SetError, SetFormat, png};
+use hemlock_stage::{StageError, StageRole};
 use hemlock_store::{Manifest, Store, StoreError};
-use image::{ImageBuffer, ImageFormat, Rgb};
 use ndarray::Axis;
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Map, Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Cursor,
     path::{Path, PathBuf},
 };
 
@@ -27,6 +26,8 @@ pub enum Format {
     Safetensors,
     /// One PNG file per image.
     Png,
+    /// The whole data set, with the poisons among the clean samples.
+    Dataset(SetFormat),
 }
 
 /// A failed export.
@@ -58,6 +59,12 @@ pub enum ExportError {
     /// The artifact has no images to write as PNG.
     #[error("the stage '{0}' makes no pictures; leave out `--format png`")]
     NoPictures(String),
+    /// The artifact has no poisons to put into a data set.
+    #[error("the stage '{0}' makes no poisons; leave out `--dataset`, or export a stage that makes some")]
+    NoPoisons(String),
+    /// The data set cannot be written.
+    #[error(transparent)]
+    Set(#[from] SetError),
     /// The stage cannot export the artifact.
     #[error(transparent)]
     Stage(#[from] StageError),
@@ -104,7 +111,7 @@ pub enum ExportError {
 /// # Errors
 /// - The selection does not fit the plan, or the selected branches do not have the stage.
 /// - An artifact has not been made yet, cannot be read, or is damaged.
-/// - The format is PNG, and the artifact has no images.
+/// - The format is PNG, and the artifact has no images; or it is a data set, and the artifact has no poisons.
 /// - A file cannot be written, or would overwrite one that is not from an earlier export of this kind.
 pub fn export(
     plan: &Plan,
@@ -135,6 +142,7 @@ pub fn export(
     let form = match format {
         Format::Safetensors => "safetensors",
         Format::Png => "png",
+        Format::Dataset(format) => format.name(),
     };
     let mut folder = Folder::open(out, format!("{stage}, {form}"))?;
     for (number, task) in tasks.iter().map(|t| (*t, &plan.tasks[*t])) {
@@ -144,12 +152,17 @@ pub fn export(
             stage: stage.to_owned(),
             pipeline: plan.pipeline.clone(),
         })?;
-        let exported = node.stage.export(store, &manifest)?;
         let dir = if tasks.len() == 1 { String::new() } else { format!("{}/", task.key) };
+        if let Format::Dataset(format) = format {
+            let role = node.stage.about().role;
+            with_set(plan, store, (number, &manifest), role, |set| write_set(set, format, &dir, &mut folder))?;
+            continue;
+        }
+        let exported = node.stage.export(store, &manifest)?;
         match format {
-            Format::Safetensors => write_tensors(&exported, &about(plan, number, &manifest), &dir, &mut folder)?,
             Format::Png if exported.pictures.is_empty() => return Err(ExportError::NoPictures(stage.to_owned())),
             Format::Png => write_pictures(&exported, &dir, &mut folder)?,
+            _ => write_tensors(&exported, &about(plan, number, &manifest), &dir, &mut folder)?,
         }
     }
     if tasks.len() > 1 {
@@ -158,6 +171,58 @@ pub fn export(
         folder.write(INDEX.to_owned(), &index)?;
     }
     folder.finish()
+}
+
+/// Writes a data set with poisons among the clean samples to the folder `out`, and returns the paths of the files.
+/// Files from an earlier data set of the same format are replaced or removed. Nothing else is touched.
+///
+/// # Errors
+/// - The samples and the poisons do not fit each other, or are features and the format is for images.
+/// - A file cannot be written, or would overwrite one that is not from an earlier data set.
+pub fn export_set(set: &PoisonedSet, format: SetFormat, out: &Path) -> Result<Vec<PathBuf>, ExportError> {
+    let mut folder = Folder::open(out, format!("a data set, {format}"))?;
+    write_set(set, format, "", &mut folder)?;
+    folder.finish()
+}
+
+/// Calls `write` with the data set that a task attacked and the poisons that it made.
+fn with_set(
+    plan: &Plan,
+    store: &Store,
+    (number, made): (usize, &Manifest),
+    role: StageRole,
+    write: impl FnOnce(&PoisonedSet) -> Result<(), ExportError>,
+) -> Result<(), ExportError> {
+    let task = &plan.tasks[number];
+    let none = || ExportError::NoPoisons(task.stage.to_owned());
+    let input = |role: &str| -> Result<Manifest, ExportError> {
+        let input = &plan.tasks[*task.inputs.get(role).ok_or_else(none)?];
+        store.lookup(input.stage, &input.key)?.ok_or_else(|| ExportError::NotRun {
+            folder: input.folder(),
+            stage: input.stage.to_owned(),
+            pipeline: plan.pipeline.clone(),
+        })
+    };
+    if role.makes_images() {
+        let (dataset, poisons) = (store.read::<Dataset>(&input("dataset")?)?, store.read::<Poisons>(made)?);
+        return write(&PoisonedSet::of_images(&dataset, &poisons));
+    }
+    if role != StageRole::FeatureAttack {
+        return Err(none());
+    }
+    let (features, poisons) = (store.read::<Features>(&input("features")?)?, store.read::<PoisonFeatures>(made)?);
+    write(&PoisonedSet::of_features(&features, &poisons))
+}
+
+/// Writes a data set into `dir`, which is empty or ends with a slash.
+fn write_set(set: &PoisonedSet, format: SetFormat, dir: &str, folder: &mut Folder) -> Result<(), ExportError> {
+    let files = set.files(format)?;
+    let named = |name: &String| format!("{dir}{name}");
+    folder.claim(files.names().iter().map(named))?;
+    for (number, name) in files.names().iter().enumerate() {
+        folder.write(named(name), &files.content(number)?)?;
+    }
+    Ok(())
 }
 
 /// The metadata of an exported file: what it was made from.
@@ -287,15 +352,9 @@ fn write_pictures(exported: &Exported, dir: &str, folder: &mut Folder) -> Result
     folder.claim(names.flatten())?;
     for (set, pixels, labels) in &exported.pictures {
         for (i, (image, label)) in pixels.axis_iter(Axis(0)).zip(labels).enumerate() {
-            let (_, height, width) = image.dim();
-            let picture = ImageBuffer::from_fn(width as u32, height as u32, |x, y| {
-                let (x, y) = (x as usize, y as usize);
-                Rgb([image[[0, y, x]], image[[1, y, x]], image[[2, y, x]]])
-            });
             let name = name(set, i, *label);
-            let mut bytes = Cursor::new(Vec::new());
-            picture.write_to(&mut bytes, ImageFormat::Png).map_err(|e| failed(Path::new(&name), e))?;
-            folder.write(name, bytes.get_ref())?;
+            let bytes = png(image).map_err(|e| failed(Path::new(&name), e))?;
+            folder.write(name, &bytes)?;
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use hemlock_attack::{
     AttackParams, AttackRef, InitialPoisons, Initialization, Labels, Objective, Start, attacks, poison_count,
 };
 use hemlock_head::Samples;
-use hemlock_models::{extracted, open_extractor};
+use hemlock_models::{Extractor, extracted, open_extractor};
 use hemlock_perturb::{
     CleanFeatureStats, FrozenExtractor, GreyLevels, Measure, PixelLimits, PixelRange, Refinement, base_images,
 };
@@ -214,57 +214,71 @@ impl hemlock_stage::Stage for Stage {
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Poisons, StageError> {
         let Inputs { dataset, extractor, features, target } = inputs;
         let extractor = open_extractor(&extractor, ctx)?;
-        let samples = features.train.samples(features.classes.len())?;
-        let spec = params.spec(ctx.seed)?;
-        let mut objective = attacks::objective(&spec, &features, &target, ctx.cancel)?;
-        let attack = PixelAttack {
-            params,
-            frozen: &FrozenExtractor::new(&extractor, &features.normalization),
-            train: &dataset.train,
-            clean: samples,
-            count: poison_count(params.poison_fraction, samples.len())?,
-            constraint: &attacks::constraint(&spec, samples)?,
-            ctx,
-        };
-        let mut attacked = attack.best(&mut *objective)?;
-        let mut passes = params.steps;
-        if let Some(evasion) = Evasion::new(&spec, samples, target.weight_decay)? {
-            attacked = attack.adapt(&mut *objective, &evasion, attacked)?;
-            passes += adaptive::TURNS * adaptive::steps_of_turn(params.steps);
-        }
-        let Attacked { start, pixels, curve } = attacked;
-        objective.warn();
-        let clean = CleanFeatureStats::new(features.train.features.view());
-        let measure = Measure {
-            frozen: attack.frozen,
-            features: &features,
-            clean: &clean,
-            constraint: attack.constraint,
-            labels: &start.labels,
-            base_index: &start.base,
-            unclipped: !params.clip,
-        };
-        let passes = vec![passes; start.base.len()];
-        let (images, fits) = measure.finish(&pixels, None, &passes, ctx)?;
-        Ok(Poisons {
-            images,
-            pixels: (!params.clip).then_some(pixels),
-            fits,
-            attack: params.attack.name().to_owned(),
-            method: "pixels".to_owned(),
-            objective: last(&curve),
-            clean_label: params.labels == Labels::Clean,
-            replaces: false,
-            poison_fraction: params.poison_fraction,
-            labels: start.labels,
-            base_index: start.base,
-            clean_nearest: clean.nearest.median,
-            outliers_of_features: None,
-            learner: None,
-            curve: Vec::new(),
-            refined: curve,
-        })
+        poison(params, &extractor, &dataset.train, (&features, &target), ctx)
     }
+}
+
+/// Attacks the pixels of training images, whose features and whose target head are given.
+///
+/// # Errors
+/// If the images and the extractor do not fit each other, if the extractor fails, or if the run was interrupted.
+pub fn poison(
+    params: &Params,
+    extractor: &Extractor,
+    train: &Images,
+    (features, target): (&Features, &TargetParams),
+    ctx: &Context,
+) -> Result<Poisons, StageError> {
+    let samples = features.train.samples(features.classes.len())?;
+    let spec = params.spec(ctx.seed)?;
+    let mut objective = attacks::objective(&spec, features, target, ctx.cancel)?;
+    let attack = PixelAttack {
+        params,
+        frozen: &FrozenExtractor::new(extractor, &features.normalization),
+        train,
+        clean: samples,
+        count: poison_count(params.poison_fraction, samples.len())?,
+        constraint: &attacks::constraint(&spec, samples)?,
+        ctx,
+    };
+    let mut attacked = attack.best(&mut *objective)?;
+    let mut passes = params.steps;
+    if let Some(evasion) = Evasion::new(&spec, samples, target.weight_decay)? {
+        attacked = attack.adapt(&mut *objective, &evasion, attacked)?;
+        passes += adaptive::TURNS * adaptive::steps_of_turn(params.steps);
+    }
+    let Attacked { start, pixels, curve } = attacked;
+    objective.warn();
+    let clean = CleanFeatureStats::new(features.train.features.view());
+    let measure = Measure {
+        frozen: attack.frozen,
+        features,
+        clean: &clean,
+        constraint: attack.constraint,
+        labels: &start.labels,
+        base_index: &start.base,
+        unclipped: !params.clip,
+    };
+    let passes = vec![passes; start.base.len()];
+    let (images, fits) = measure.finish(&pixels, None, &passes, ctx)?;
+    Ok(Poisons {
+        images,
+        pixels: (!params.clip).then_some(pixels),
+        fits,
+        attack: params.attack.name().to_owned(),
+        method: "pixels".to_owned(),
+        objective: last(&curve),
+        clean_label: params.labels == Labels::Clean,
+        replaces: false,
+        poison_fraction: params.poison_fraction,
+        labels: start.labels,
+        base_index: start.base,
+        clean_nearest: clean.nearest.median,
+        outliers_of_features: None,
+        learner: None,
+        curve: Vec::new(),
+        refined: curve,
+    })
 }
 
 /// An attack on pixels, and what it reads.

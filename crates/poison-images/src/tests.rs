@@ -15,12 +15,12 @@ use serde_json::json;
 const SIDE: usize = 8;
 const DECAY: f64 = 1e-2;
 
-fn extractor() -> hemlock_models::Extractor {
+fn extractor() -> Extractor {
     let device = device::open(Backend::default()).unwrap();
     let spec =
         ExtractorSpec { arch: "resnet8-w4".parse().unwrap(), image_size: [SIDE; 2], mean: [0.5; 3], std: [0.25; 3] };
     let net = Network::new(spec.arch, spec.image_size, &mut ChaCha8Rng::seed_from_u64(1), &device);
-    hemlock_models::Extractor::new(spec, &net, &device)
+    Extractor::new(spec, &net, &device)
 }
 
 /// Images of two classes, one of which is lighter in the upper half.

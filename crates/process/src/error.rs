@@ -90,6 +90,19 @@ impl Fault {
         Self::Printed { text: format!("{:?}", short(&String::from_utf8_lossy(bytes), VALUE)) }
     }
 
+    /// Checks that numbers of an answer are finite. Each image has `values` of them.
+    ///
+    /// # Errors
+    /// [`Fault::NotFinite`] names the first number that is not.
+    pub fn finite(request: &'static str, numbers: &[f32], values: usize) -> Result<(), Self> {
+        match numbers.iter().position(|value| !value.is_finite()) {
+            Some(at) => {
+                Err(Self::NotFinite { request, value: numbers[at].to_string(), image: at / values, place: at % values })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Whether the same child would do the same again.
     pub(crate) fn lasts(&self) -> bool {
         matches!(self, Self::Start(_) | Self::Version { .. } | Self::Description { .. } | Self::Interrupted)
@@ -116,13 +129,19 @@ fn ended(stderr: &str) -> String {
     if stderr.is_empty() { String::new() } else { format!("; the end of its stderr:\n{stderr}") }
 }
 
-impl Failure for ProcessError {
+impl Failure for Fault {
     fn class(&self) -> ErrorKind {
-        match self.fault {
-            Fault::Interrupted => ErrorKind::Interrupted,
-            Fault::NotFinite { .. } => ErrorKind::Numeric,
-            Fault::Start(_) => ErrorKind::Params,
+        match self {
+            Self::Interrupted => ErrorKind::Interrupted,
+            Self::NotFinite { .. } => ErrorKind::Numeric,
+            Self::Start(_) => ErrorKind::Params,
             _ => ErrorKind::Data,
         }
+    }
+}
+
+impl Failure for ProcessError {
+    fn class(&self) -> ErrorKind {
+        self.fault.class()
     }
 }

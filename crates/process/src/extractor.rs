@@ -283,15 +283,8 @@ impl ProcessExtractor {
             });
         }
         let numbers = numbers(&answer.payload);
-        match numbers.iter().position(|value| !value.is_finite()) {
-            Some(at) => Err(Fault::NotFinite {
-                request: request.name(),
-                value: numbers[at].to_string(),
-                image: at / values,
-                place: at % values,
-            }),
-            None => Ok(numbers),
-        }
+        Fault::finite(request.name(), &numbers, values)?;
+        Ok(numbers)
     }
 }
 

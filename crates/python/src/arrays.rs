@@ -2,48 +2,48 @@
 #![allow(unsafe_code, reason = "memory that Python owns is read without a copy")]
 
 use crate::failure::Failed;
-use hemlock_artifact::Matrix;
-use ndarray::{ArrayView2, Dim};
-use numpy::{Element, PyArray1, PyArray2, PyArrayMethods, PyUntypedArrayMethods};
+use hemlock_artifact::{Matrix, Pixels, Stored};
+use ndarray::{ArrayView, Dimension, Ix2};
+use numpy::{Element, PyArray, PyArray1, PyArray2, PyArray4, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use std::sync::Arc;
 
 /// The elements of an array of Python's in C order, which keeps the array.
-pub(crate) struct Lent<T> {
+pub(crate) struct Lent<T, D: Dimension> {
     start: *const T,
     elements: usize,
-    shape: [usize; 2],
-    _owner: Py<PyArray2<T>>,
+    shape: D,
+    _owner: Py<PyArray<T, D>>,
 }
 
 // SAFETY: the memory belongs to an array that `_owner` keeps alive, and NumPy does not move the memory of an array. It
 // is only read. If another thread of Python writes into the array meanwhile, what is read may be old or new, as with
 // NumPy's own functions, which release the lock, too.
-unsafe impl<T: Sync> Send for Lent<T> {}
-unsafe impl<T: Sync> Sync for Lent<T> {}
+unsafe impl<T: Sync, D: Dimension> Send for Lent<T, D> {}
+unsafe impl<T: Sync, D: Dimension> Sync for Lent<T, D> {}
 
-impl<T: Element> Lent<T> {
+impl<T: Element, D: Dimension> Lent<T, D> {
     /// The array, if it is in C order.
-    fn of(array: &Bound<'_, PyArray2<T>>) -> PyResult<Self> {
+    fn of(array: &Bound<'_, PyArray<T, D>>) -> PyResult<Self> {
         if !array.is_c_contiguous() {
             return Err(PyTypeError::new_err("expected an array in C order"));
         }
-        let shape = [array.shape()[0], array.shape()[1]];
+        let shape = array.dims();
         Ok(Self { start: array.data(), elements: array.len(), shape, _owner: array.clone().unbind() })
     }
 }
 
-impl<T> Lent<T> {
-    pub(crate) fn view(&self) -> ArrayView2<'_, T> {
-        match ArrayView2::from_shape(self.shape, self.as_ref()) {
+impl<T, D: Dimension> Lent<T, D> {
+    pub(crate) fn view(&self) -> ArrayView<'_, T, D> {
+        match ArrayView::from_shape(self.shape.clone(), self.as_ref()) {
             Ok(view) => view,
             Err(e) => unreachable!("the elements of an array fill its shape: {e}"),
         }
     }
 }
 
-impl<T> AsRef<[T]> for Lent<T> {
+impl<T, D: Dimension> AsRef<[T]> for Lent<T, D> {
     fn as_ref(&self) -> &[T] {
         if self.elements == 0 {
             return &[];
@@ -54,7 +54,7 @@ impl<T> AsRef<[T]> for Lent<T> {
     }
 }
 
-impl<T> std::fmt::Debug for Lent<T> {
+impl<T, D: Dimension> std::fmt::Debug for Lent<T, D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "an array of Python's of shape {:?}", self.shape)
     }
@@ -63,8 +63,8 @@ impl<T> std::fmt::Debug for Lent<T> {
 /// A matrix of 32-bit or of 64-bit floats.
 #[derive(Debug)]
 pub(crate) enum Floats {
-    F32(Lent<f32>),
-    F64(Lent<f64>),
+    F32(Lent<f32, Ix2>),
+    F64(Lent<f64, Ix2>),
 }
 
 impl Floats {
@@ -95,9 +95,22 @@ impl Floats {
 
 /// A matrix of 32-bit floats, which stays where it is.
 pub(crate) fn matrix(array: &Bound<'_, PyArray2<f32>>) -> PyResult<Matrix> {
+    stored(array)
+}
+
+/// 8-bit images `[n, 3, height, width]`, which stay where they are.
+pub(crate) fn pixels(array: &Bound<'_, PyArray4<u8>>) -> PyResult<Pixels> {
+    stored(array)
+}
+
+fn stored<T, D>(array: &Bound<'_, PyArray<T, D>>) -> PyResult<Stored<T, D>>
+where
+    T: Element + hemlock_store::Element,
+    D: Dimension + 'static,
+{
     let lent = Lent::of(array)?;
-    let shape = Dim(lent.shape);
-    Matrix::lent(Arc::new(lent), shape).ok_or_else(|| Failed::internal("a matrix does not fill its shape").into())
+    let shape = lent.shape.clone();
+    Stored::lent(Arc::new(lent), shape).ok_or_else(|| Failed::internal("an array does not fill its shape").into())
 }
 
 /// The labels of some samples.

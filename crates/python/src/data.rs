@@ -1,8 +1,8 @@
 //! Features and labels, as stages read them.
 
 use crate::arrays::{labels, matrix};
-use hemlock_artifact::{FeatureSplit, Features, Matrix, Normalization};
-use ndarray::Array2;
+use hemlock_artifact::{Dataset, FeatureSplit, Features, Images, Matrix, Normalization, Pixels};
+use ndarray::{Array2, Array4};
 use numpy::{PyArray1, PyArray2};
 use pyo3::prelude::*;
 
@@ -56,14 +56,40 @@ impl GivenData {
 }
 
 impl GivenData {
-    /// The features of all splits. They share the memory.
+    /// The features of all splits, which are seen as they are. They share the memory.
     pub(crate) fn features(&self) -> Features {
+        self.normalized(Normalization::identity(self.train.features.view().ncols()))
+    }
+
+    /// The features of all splits, which an extractor made with a normalisation.
+    pub(crate) fn normalized(&self, normalization: Normalization) -> Features {
         Features {
             classes: self.classes.clone(),
-            normalization: Normalization::identity(self.train.features.view().ncols()),
+            normalization,
             train: self.train.split(),
             validation: self.validation.split(),
             test: self.test.split(),
+            test_groups: None,
+        }
+    }
+
+    /// The training set, as images.
+    pub(crate) fn dataset(&self, pixels: &Pixels) -> Dataset {
+        let (_, channels, height, width) = pixels.view().dim();
+        let none = || Images {
+            pixels: Array4::zeros((0, channels, height, width)).into(),
+            labels: Vec::new(),
+            source_index: Vec::new(),
+        };
+        let labels = self.train.labels.clone();
+        let train = Images { pixels: pixels.clone(), source_index: (0..labels.len() as u32).collect(), labels };
+        Dataset {
+            name: "given".to_owned(),
+            classes: self.classes.clone(),
+            train,
+            validation: none(),
+            test: none(),
+            skipped: 0,
             test_groups: None,
         }
     }

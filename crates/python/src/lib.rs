@@ -4,13 +4,17 @@
 mod arrays;
 mod data;
 mod defences;
+mod extractors;
 mod failure;
 mod features;
+mod functions;
 mod head;
+mod images;
 mod measured;
 mod pipelines;
 mod progress;
 mod work;
+mod written;
 
 use pyo3::prelude::*;
 
@@ -22,15 +26,21 @@ mod _hemlock {
     #[pymodule_export]
     use super::defences::{certify, filter};
     #[pymodule_export]
+    use super::extractors::{GivenExtractor, features};
+    #[pymodule_export]
     use super::failure::Error;
     #[pymodule_export]
     use super::features::{attack, bounds, controls, target};
     #[pymodule_export]
     use super::head::{fit, scores};
     #[pymodule_export]
+    use super::images::{attack_images, invert};
+    #[pymodule_export]
     use super::measured::evaluate;
     #[pymodule_export]
     use super::pipelines::{artifacts, command, results, run};
+    #[pymodule_export]
+    use super::written::save_dataset;
     use super::*;
 
     #[pymodule_init]

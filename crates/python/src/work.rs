@@ -3,7 +3,7 @@
 
 use crate::failure::Failed;
 use crate::progress::Bars;
-use hemlock_stage::{Cancel, Context, Environment, NoCheckpoints};
+use hemlock_stage::{Cancel, Context, Environment, ErrorKind, NoCheckpoints};
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -76,6 +76,15 @@ fn pool() -> Result<Arc<ThreadPool>, Failed> {
     Ok(made)
 }
 
+/// An error on a thread of Hemlock's: there, what waits for its other threads could wait forever.
+fn not_within() -> Result<(), Failed> {
+    if rayon::current_thread_index().is_none() {
+        return Ok(());
+    }
+    let message = "the functions of an extractor call Hemlock; expected functions that compute features alone";
+    Err(Failed::new(ErrorKind::Params, message))
+}
+
 /// Does work without the interpreter's lock. `show` is called with the progress of the work now and then. On Ctrl-C the
 /// work is asked to stop, and the exception is raised when it has.
 pub(crate) fn work<T: Send>(
@@ -83,6 +92,7 @@ pub(crate) fn work<T: Send>(
     show: Option<&Py<PyAny>>,
     work: impl FnOnce(&Call) -> Result<T, Failed> + Send,
 ) -> PyResult<T> {
+    not_within()?;
     listen();
     let pool = pool()?;
     let call = Call { cancel: Cancel::default(), bars: Bars::default(), scratch: std::env::temp_dir() };

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::device::{self, Backend};
+use hemlock_process::{Description, Fault};
 use ndarray::Array4;
 
 fn extractor(arch: &str) -> Extractor {
@@ -163,5 +164,86 @@ fn both_kernels_agree() {
         });
         let back: Vec<Vec<f32>> = back.collect();
         assert_eq!([&back[1][..], &back[0]].concat(), own.vjp(&pixels, by).unwrap(), "{arch}");
+    }
+}
+
+/// A network behind functions. What is wrong with it is one of the faults, or nothing.
+#[derive(Debug)]
+struct Behind {
+    about: Description,
+    network: Extractor,
+    wrong: &'static str,
+}
+
+impl Behind {
+    fn of(network: &Extractor, wrong: &'static str) -> Extractor {
+        let (features, image_size) = (network.feature_dim(), network.image_size());
+        let about = Description { name: "net".to_owned(), features, image_size, keep: 1 };
+        let device = network.device();
+        Extractor::functions(Arc::new(Self { about, network: network.clone(), wrong }), device)
+    }
+}
+
+impl ExtractorFunctions for Behind {
+    fn about(&self) -> &Description {
+        &self.about
+    }
+
+    fn forward(&self, pixels: &[f32]) -> Result<Vec<f32>, Fault> {
+        let mut made = self.network.forward(pixels).unwrap();
+        match self.wrong {
+            "short" => drop(made.pop()),
+            "infinite" => made[self.about.features + 1] = f32::INFINITY,
+            "raises" => return Err(Fault::Refused { request: "forward", message: "no".to_owned() }),
+            _ => {}
+        }
+        Ok(made)
+    }
+
+    fn forward_kept(&self, pixels: &[f32]) -> Result<(Vec<f32>, Option<KeptBackward>), Fault> {
+        let (network, pixels) = (self.network.clone(), pixels.to_vec());
+        let features = self.forward(&pixels)?;
+        let back = move |by: &[f32]| Ok(network.vjp(&pixels, |_, _| by.to_vec()).unwrap());
+        Ok((features, (self.wrong != "forgets").then(|| Box::new(back) as KeptBackward)))
+    }
+
+    fn vjp(&self, pixels: &[f32], grad_features: &[f32]) -> Result<Vec<f32>, Fault> {
+        Ok(self.network.vjp(pixels, |_, _| grad_features.to_vec()).unwrap())
+    }
+}
+
+#[test]
+fn functions_of_a_network_give_its_features_and_gradients() {
+    let network = extractor("resnet8-w4");
+    let (images, pixels) = (images(70), vec![0.25f32; 2 * 3 * 64]);
+    let twice = |_: usize, z: &[f32]| z.iter().map(|z| 2.0 * z).collect::<Vec<f32>>();
+    let expected = network.vjp(&pixels, twice).unwrap();
+    for wrong in ["nothing", "forgets"] {
+        let behind = Behind::of(&network, wrong);
+        assert!(behind.on_host() && behind.network().is_err());
+        assert_eq!(
+            behind.features(images.view(), &|_| true).unwrap(),
+            network.features(images.view(), &|_| true).unwrap()
+        );
+        assert_eq!(behind.vjp(&pixels, twice).unwrap(), expected);
+        let cache = behind.forward_cached(&pixels).unwrap();
+        assert_eq!(cache.is_some(), wrong == "nothing");
+        if let Some(cache) = cache {
+            let by = twice(0, &cache.features);
+            assert_eq!(behind.backward(cache, &pixels, &by).unwrap(), expected);
+        }
+    }
+}
+
+#[test]
+fn what_functions_do_wrong_is_said() {
+    let network = extractor("resnet8-w4");
+    for (wrong, said) in [
+        ("short", "the extractor `net` answered `forward` with 31 numbers; expected 16 for each of 2 images"),
+        ("infinite", "the extractor `net` answered `forward` with inf for image 1, value 1; expected finite numbers"),
+        ("raises", "the extractor `net` cannot answer `forward`: no"),
+    ] {
+        let error = Behind::of(&network, wrong).forward(&vec![0.5; 2 * 3 * 64]).unwrap_err();
+        assert_eq!(error.to_string(), said);
     }
 }

@@ -28,9 +28,12 @@ if TYPE_CHECKING:
         evaluate,
         target,
     )
+    from ._dataset import save_dataset
     from ._defend import Certified, Filtered, certify, filter
+    from ._extractor import Extractor, extractor, features
     from ._head import LinearHead
     from ._pipeline import Artifact, Run, Task, artifacts, results, run
+    from ._poison_images import PoisonImages, attack_images, invert
 
 # The module in which each name is. The command imports none of them, and so starts without NumPy.
 _WHERE = {
@@ -45,10 +48,14 @@ _WHERE = {
     "controls": "_attack",
     "evaluate": "_attack",
     "target": "_attack",
+    "save_dataset": "_dataset",
     "Certified": "_defend",
     "Filtered": "_defend",
     "certify": "_defend",
     "filter": "_defend",
+    "Extractor": "_extractor",
+    "extractor": "_extractor",
+    "features": "_extractor",
     "LinearHead": "_head",
     "Artifact": "_pipeline",
     "Run": "_pipeline",
@@ -56,6 +63,9 @@ _WHERE = {
     "artifacts": "_pipeline",
     "results": "_pipeline",
     "run": "_pipeline",
+    "PoisonImages": "_poison_images",
+    "attack_images": "_poison_images",
+    "invert": "_poison_images",
 }
 
 __all__ = ["Error", "__version__", *_WHERE]

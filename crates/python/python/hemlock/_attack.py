@@ -224,6 +224,7 @@ class _Given:
 
     def poisons(self, given: Any) -> tuple[Poisons, tuple[np.ndarray, np.ndarray, np.ndarray, str]]:
         """Poisons, and the same for the native module."""
+        given = getattr(given, "poisons", given)
         if not isinstance(given, Poisons):
             try:
                 features, labels = given
@@ -372,7 +373,7 @@ def evaluate(
     Parameters
     ----------
     features, labels : the clean training set.
-    poisons : :class:`Poisons`, or a pair of features and labels.
+    poisons : :class:`Poisons` or :class:`PoisonImages`, or a pair of features and labels.
     test : a pair of features and labels.
     victim : a kind such as ``"knn"``, or the fields of ``[victim]``; a linear head by default.
     defence : a kind such as ``"spectral"``, or the fields of ``[defence]``; none by default.

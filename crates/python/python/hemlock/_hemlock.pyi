@@ -21,6 +21,55 @@ class Data:
         cls, classes: list[str], train: _Split, validation: _Split | None, test: _Split | None
     ) -> Data: ...
 
+_Images = NDArray[np.uint8]
+_MadeImages = tuple[
+    _Images,
+    NDArray[np.float32] | None,
+    NDArray[np.uint32],
+    NDArray[np.uint32],
+    NDArray[np.float32],
+    NDArray[np.uint32],
+    NDArray[np.float32],
+    str,
+]
+
+class Extractor:
+    @staticmethod
+    def imported(table: str, device: str, show: _Show = None) -> Extractor: ...
+    @staticmethod
+    def stored(root: str, key: str, device: str) -> Extractor: ...
+    @staticmethod
+    def functions(object: object, name: str, keep: int, device: str) -> Extractor: ...
+    def standardized(self, train: NDArray[np.float32]) -> Extractor: ...
+    def of_length_one(self) -> Extractor: ...
+    @property
+    def normalization(self) -> tuple[str, tuple[NDArray[np.float32], NDArray[np.float32]] | None]: ...
+    @property
+    def network_of(self) -> tuple[str, int] | None: ...
+
+def features(extractor: Extractor, images: _Images, show: _Show = None) -> NDArray[np.float32]: ...
+def invert(
+    extractor: Extractor,
+    data: Data,
+    images: _Images,
+    poisons: _Poisons,
+    aim: _Heads | None,
+    tables: tuple[str, str | None],
+    seed: int,
+    show: _Show = None,
+) -> _MadeImages: ...
+def attack_images(
+    extractor: Extractor, data: Data, images: _Images, aim: _Heads, table: str, seed: int, show: _Show = None
+) -> _MadeImages: ...
+_Samples = tuple[_Images | NDArray[np.float32], NDArray[np.uint32]]
+
+def save_dataset(
+    folder: str,
+    format: str,
+    classes: list[str],
+    splits: tuple[_Samples, _Samples | None, _Samples | None, _Samples],
+    source: list[int] | None,
+) -> list[str]: ...
 def command(arguments: list[str], program: str | None = None) -> int: ...
 def fit(
     features: _Floats,
