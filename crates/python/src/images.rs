@@ -13,7 +13,7 @@ use hemlock_models::Extractor;
 use hemlock_perturb::FrozenExtractor;
 use hemlock_poison_images as poison_images;
 use hemlock_stage::{ErrorKind, Need, Stage, StageError};
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView1, Axis, Slice};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray4};
 use pyo3::prelude::*;
 use serde_json::json;
@@ -78,6 +78,41 @@ fn made(py: Python<'_>, (poisons, features): Found) -> PyResult<MadeImages<'_>> 
     ))
 }
 
+/// Images whose features are compared with those that were given.
+const COMPARED: usize = 2;
+
+/// How far features may be from those that were given, relative to their norm: devices round, and normalisations differ
+/// by more.
+const APART: f32 = 0.02;
+
+/// Checks that the features that were given are those of the extractor with its normalisation.
+fn same_features(
+    given: &GivenExtractor,
+    data: &GivenData,
+    (extractor, images): (&Extractor, &Pixels),
+    call: &Call,
+) -> Result<(), Failed> {
+    let features = data.features().train.features;
+    let (known, d) = (features.view(), extractor.feature_dim());
+    if known.ncols() != d {
+        let message = format!("`features` has {} features, and the extractor makes {d}", known.ncols());
+        return Err(Failed::data(message));
+    }
+    let first = Slice::from(..images.view().dim().0.min(COMPARED));
+    let made = given.extract(extractor, &images.view().slice_axis(Axis(0), first).to_owned().into(), call)?;
+    for (row, (made, known)) in made.rows().into_iter().zip(known.rows()).enumerate() {
+        let norm = |z: ArrayView1<'_, f32>| z.dot(&z).sqrt();
+        if norm((&made - &known).view()) > APART * norm(known) + f32::EPSILON {
+            let message = format!(
+                "`features` are not those that the extractor makes of the images: row {row} is another one; expected \
+                 `extractor(images)`, with the normalisation that the attacked features have"
+            );
+            return Err(Failed::data(message));
+        }
+    }
+    Ok(())
+}
+
 /// Whether an inversion with these parameters reads a role.
 fn reads(params: &invert_stage::Params, role: &str) -> bool {
     let mut ports = <invert_stage::Inputs as hemlock_stage::Inputs>::PORTS.iter();
@@ -106,6 +141,7 @@ pub fn invert<'py>(
     let (poison_features, target) = (given_poisons(&poisons)?, aim.as_ref().map(given_target).transpose()?);
     let missing = |what: &str| Failed::new(ErrorKind::Params, format!("the inversion needs a {what}; give `{what}=`"));
     let found = given.with(py, show.as_ref(), (&images, true), |call, extractor| {
+        same_features(given, data, (extractor, &images), call)?;
         let normalization = given.normalization_of(extractor.feature_dim());
         let features = || data.normalized(normalization.clone());
         let dataset = data.dataset(&images);
@@ -141,6 +177,7 @@ pub fn attack_images<'py>(
     let (given, data, images) = (extractor.get(), data.get(), pixels(images)?);
     let (params, target) = (parameters::<poison_images::Params>(table)?, given_target(&aim)?);
     let found = given.with(py, show.as_ref(), (&images, true), |call, extractor| {
+        same_features(given, data, (extractor, &images), call)?;
         let features = data.normalized(given.normalization_of(extractor.feature_dim()));
         let ctx = call.context(seed_of::<poison_images::Stage>(&params, seed), given.device());
         let train = data.dataset(&images).train;

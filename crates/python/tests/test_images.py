@@ -299,6 +299,8 @@ def test_images_that_are_none_are_one_clear_error(images, said):
         (lambda x, y, e, p: hemlock.invert(3, e, x, y), "expected Poisons"),
         (lambda x, y, e, p: hemlock.invert(p, 3, x, y), "`extractor` is int; expected a module"),
         (lambda x, y, e, p: hemlock.invert(p, e, x, y, features=p.features), "samples"),
+        (lambda x, y, e, p: hemlock.attack_images(x, y, e, features=np.ones((40, 3))), "the extractor makes 5"),
+        (lambda x, y, e, p: hemlock.attack_images(x, y, e, features=np.ones((40, 5))), "`features` are not those"),
         (lambda x, y, e, p: hemlock.attack_images(x, y, e, attack="bilevle"), "bilevel"),
         (lambda x, y, e, p: hemlock.attack_images(x, y, e, start="hull"), "`start`"),
         (lambda x, y, e, p: hemlock.extractor(e, arch="vit"), "unknown field `arch`"),
