@@ -100,8 +100,8 @@ impl Float for f32 {
     }
 }
 
-/// The factors `1 / n!` of Taylor's series of `e^r`. For |r| at most ln(2) / 2 the terms that are left out are below half
-/// a unit in the last place.
+/// The factors `1 / n!` of Taylor's series of `e^r`. For |r| at most ln(2) / 2 the terms that are left out are below
+/// half a unit in the last place.
 const fn factors<const N: usize>() -> [f64; N] {
     let mut factors = [1.0; N];
     let (mut i, mut factorial) = (1, 1.0);

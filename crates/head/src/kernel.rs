@@ -15,7 +15,8 @@ use crate::{Head, Samples};
 pub(crate) const CHUNK: usize = 256;
 /// Largest number of features in a chunk of a sum. They have to stay in a core's cache between two products.
 const CHUNK_ELEMENTS: usize = 1 << 17;
-/// A sum with more elements does not stay in a core's cache, so that several chunks are added to it one after the other.
+/// A sum with more elements does not stay in a core's cache, so that several chunks are added to it one after the
+/// other.
 const SMALL_SUM: usize = 1 << 17;
 /// The number of these chunks.
 const GROUP: usize = 16;

@@ -70,7 +70,7 @@ pub(crate) fn objective(
     (count, weight_decay): (usize, f64),
     precision: Precision,
 ) -> (f64, Array2<f64>) {
-    let Pass { loss, mut gradient, .. } = pass(packed, blocks, precision);
+    let LossAndGradient { loss, mut gradient, .. } = pass(packed, blocks, precision);
     gradient /= count as f64;
     let decay = add_weight_decay(packed, weight_decay, &mut gradient);
     (loss / count as f64 + decay, gradient)
@@ -86,13 +86,13 @@ pub fn add_weight_decay(packed: ArrayView2<'_, f64>, weight_decay: f64, gradient
 /// The summed cross-entropy and its gradient `[K, d + 1]`.
 #[must_use]
 pub fn loss_and_gradient_sum(packed: ArrayView2<'_, f64>, blocks: &[Samples<'_>]) -> (f64, Array2<f64>) {
-    let Pass { loss, gradient, .. } = pass(packed, blocks, Precision::Double);
+    let LossAndGradient { loss, gradient, .. } = pass(packed, blocks, Precision::Double);
     (loss, gradient)
 }
 
 /// What one pass over samples gives at a head.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Pass {
+pub struct LossAndGradient {
     /// The summed cross-entropy in nats.
     pub loss: f64,
     /// Its gradient, `[K, d + 1]`.
@@ -104,7 +104,7 @@ pub struct Pass {
 /// The precision in which a pass over samples multiplies. Sums over many samples are in double precision in either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
-    /// 32 bits: several times as fast where there are many classes. The error of a loss is some 1e-7 of it, and that of a
+    /// 32 bits: twice as fast where there are many classes. The error of a loss is some 1e-7 of it, and that of a
     /// gradient some 1e-6 of its largest element.
     Single,
     /// 64 bits.
@@ -129,19 +129,19 @@ impl Precision {
 /// The summed cross-entropy of packed parameters, with its gradient and the number of correct predictions, in one pass
 /// over samples that fit the parameters.
 #[must_use]
-pub fn pass(packed: ArrayView2<'_, f64>, blocks: &[Samples<'_>], precision: Precision) -> Pass {
+pub fn pass(packed: ArrayView2<'_, f64>, blocks: &[Samples<'_>], precision: Precision) -> LossAndGradient {
     match precision {
         Precision::Single => pass_in(packed.mapv(|w| w as f32).view(), blocks),
         Precision::Double => pass_in(packed, blocks),
     }
 }
 
-fn pass_in<T: Float>(packed: ArrayView2<'_, T>, blocks: &[Samples<'_>]) -> Pass {
+fn pass_in<T: Float>(packed: ArrayView2<'_, T>, blocks: &[Samples<'_>]) -> LossAndGradient {
     let (losses, gradient) = sum_outer(blocks, packed.dim(), |_, logits: &mut ArrayViewMut2<'_, T>, z, chunk| {
         scores_in(packed, z, logits);
         residuals(logits, chunk.labels())
     });
-    Pass { loss: losses.sum, gradient, correct: losses.correct }
+    LossAndGradient { loss: losses.sum, gradient, correct: losses.correct }
 }
 
 #[cfg(test)]

@@ -187,9 +187,9 @@ impl Constraint {
         convex.chain(knn).fold(none, |least, next| if next.0 < least.0 { next } else { least })
     }
 
-    /// Upper bounds of `<w_k - w_y, z>` over the sets of the given labels `y`, for all `k`. `w` are the weights of packed
-    /// parameters, `[K, d + 1]`. `visit` is called with `y` and its bounds, `[K]`; its results are returned in the order
-    /// of the labels.
+    /// Upper bounds of `<w_k - w_y, z>` over the sets of the given labels `y`, for all `k`. `w` are the weights of
+    /// packed parameters, `[K, d + 1]`. `visit` is called with `y` and its bounds, `[K]`; its results are returned in
+    /// the order of the labels.
     pub fn map_differences<T: Send>(
         &self,
         packed: ArrayView2<'_, f64>,
@@ -206,8 +206,8 @@ impl Constraint {
 
     /// The sum of `c_yk (e_k - e_y) [z_yk, 1]ᵀ` over the given labels `y` and all `k`, `[K, d + 1]`, where `e` are unit
     /// vectors and `z_yk` attains the bound of [`Constraint::map_differences`]. It is the gradient of a function of
-    /// these bounds and of the differences of the biases, whose derivatives are `c_yk`. `coefficients` is called with `y` and
-    /// its bounds, and returns `c_yk`, `[K]`.
+    /// these bounds and of the differences of the biases, whose derivatives are `c_yk`. `coefficients` is called with
+    /// `y` and its bounds, and returns `c_yk`, `[K]`.
     pub fn sum_extremes(
         &self,
         packed: ArrayView2<'_, f64>,

@@ -6,7 +6,9 @@ use ndarray::{Array1, Array2, s};
 
 use crate::Constraint;
 use hemlock_head::kernel::softmax;
-use hemlock_head::{Head, HeadError, Pass, Precision, Preconditioner, SINGLE_NOISE, Samples, add_weight_decay, pass};
+use hemlock_head::{
+    Head, HeadError, LossAndGradient, Precision, Preconditioner, SINGLE_NOISE, Samples, add_weight_decay, pass,
+};
 use hemlock_optim::{Level, Limits, minimize_in_levels};
 
 /// Temperature of the smooth maximum over labels. The smooth maximum exceeds the true one by at most `ln K` times this.
@@ -92,7 +94,7 @@ fn loss_bound_from(
     };
     start = held(start);
     let bound = |packed: &Array2<f64>, precision| {
-        let Pass { loss, mut gradient, .. } = pass(packed.view(), &[clean], precision);
+        let LossAndGradient { loss, mut gradient, .. } = pass(packed.view(), &[clean], precision);
         gradient /= count;
         let decay = add_weight_decay(packed.view(), (1.0 + share) * weight_decay, &mut gradient);
         let (worst, by_head) = worst(packed, constraint);

@@ -139,8 +139,8 @@ impl Convex {
         Some(centres)
     }
 
-    /// Calls `lower` with some `k` and with the largest `<w_k - w_y, z>` over the set of label `y`, or an upper bound of
-    /// it. For any other `k`, it is infinite. `w` are `weights`, `[K, d]`, and `lengths` are at least `|w_k - w_y|`.
+    /// Calls `lower` with some `k` and with the largest `<w_k - w_y, z>` over the set of label `y`, or an upper bound
+    /// of it. For any other `k`, it is infinite. `w` are `weights`, `[K, d]`, and `lengths` are at least `|w_k - w_y|`.
     pub(super) fn bound_differences(
         &self,
         weights: ArrayView2<'_, f64>,
