@@ -53,8 +53,8 @@ pub trait Objective {
         Ok(None)
     }
 
-    /// What earlier evaluations left behind that later ones depend on. `None` if that cannot be kept: a search cannot be
-    /// continued by another process then.
+    /// What earlier evaluations left behind that later ones depend on. `None` if that cannot be kept: a search cannot
+    /// be continued by another process then.
     fn state(&self) -> Option<Snapshot> {
         None
     }

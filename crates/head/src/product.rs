@@ -90,8 +90,8 @@ pub(crate) fn add_moments(features: ArrayView2<'_, f64>, out: &mut Array2<f64>) 
     }
 }
 
-/// `TᵀT G` for some rows of a lower triangular `T`, `[rows, D]`, of which only the first `columns` columns are not zero,
-/// and `G`, `[D, K]`. The result has `columns` rows.
+/// `TᵀT G` for some rows of a lower triangular `T`, `[rows, D]`, of which only the first `columns` columns are not
+/// zero, and `G`, `[D, K]`. The result has `columns` rows.
 pub(crate) fn whiten(lower: ArrayView2<'_, f64>, columns: usize, across: &Array2<f64>) -> Array2<f64> {
     let (rows, classes) = (lower.nrows(), across.ncols());
     let (mut white, mut out) = (Mat::<f64>::zeros(rows, classes), Array2::zeros((columns, classes)));
