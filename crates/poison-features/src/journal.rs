@@ -40,7 +40,7 @@ impl Journal {
             return None;
         }
         let ended = kept.under(&format!("ended.{next}"));
-        let read = || -> Result<_, String> {
+        let mut read = || -> Result<_, String> {
             let found = Descended::from_state(&ended.under("found"))?;
             let curve = ended.get("curve")?;
             objective.restore(&ended.under("objective"))?;

@@ -159,7 +159,7 @@ impl Search<'_> {
         objective: &mut dyn Objective,
         labels: Labels,
     ) -> Result<(InitialPoisons, Vec<CurvePoint>), StageError> {
-        let Self { params, clean, count, constraint, ctx } = *self;
+        let Self { params, clean, count, constraint, ctx, .. } = *self;
         let (kind, sweeps) = match params.solver {
             SolverKind::ConditionalGradient => (Start::Greedy, params.steps()),
             _ => (params.start(), 0),
