@@ -136,9 +136,10 @@ fn a_run_that_is_stopped_again_and_again_ends_with_the_same_bits() {
             };
             let progress = StopAfter { steps: Arc::new(steps.into()), cancel: cancel.clone() };
             hemlock_fixtures::in_context("flex", &progress, &cancel, |ctx| {
-                let ctx = &Context { checkpoints, ..*ctx };
-                let (params, constraint, journal) = (&params, &constraint, RefCell::new(Journal::load(ctx)));
-                Search { params, clean, count: 12, constraint, ctx, journal }.make(&mut *objective)
+                let ctx = Context { checkpoints, ..*ctx };
+                let (params, constraint, journal) = (&params, &constraint, RefCell::new(Journal::load(&ctx)));
+                let search = Search { params, clean: setting.clean(), count: 12, constraint, ctx: &ctx, journal };
+                search.make(&mut *objective)
             })
         };
         let whole = run(&Memory::default(), u32::MAX).unwrap();
