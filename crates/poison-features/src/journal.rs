@@ -93,10 +93,11 @@ impl SearchWatch<StageError> for Watch<'_, '_> {
 
     fn keep(&mut self, state: Snapshot) -> Result<(), StageError> {
         let ended = self.journal.ended.iter().enumerate();
-        let all = Snapshot::default()
-            .with("search", self.journal.ended.len())
-            .with("curve", &self.record.curve)
-            .with_all("state", state);
+        // The search visits its step again.
+        let step = state.get("step").unwrap_or(u32::MAX);
+        let curve: Vec<&CurvePoint> = self.record.curve.iter().filter(|point| point.step < step).collect();
+        let all =
+            Snapshot::default().with("search", self.journal.ended.len()).with("curve", curve).with_all("state", state);
         let all = ended.fold(all, |all, (i, search)| all.with_all(&format!("ended.{i}"), search.clone()));
         match all.to_bytes() {
             Ok(bytes) => self.ctx.checkpoints.save(&bytes)?,
