@@ -123,7 +123,11 @@ impl ObjectiveGradient {
         let term = |i: usize| {
             let state = state.under(&i.to_string());
             let head = Head::from_packed(state.matrix("head")?).map_err(|e| e.to_string())?;
-            Ok(Term { head, adjoint: state.matrix("adjoint")?, probabilities: None })
+            let adjoint = state.matrix("adjoint")?;
+            if adjoint.dim() != head.packed().dim() {
+                return Err("its adjoint has another shape".to_owned());
+            }
+            Ok(Term { head, adjoint, probabilities: None })
         };
         let terms = (0..state.get("terms")?).map(term).collect::<Result<_, String>>()?;
         Ok(Self { value: state.get("value")?, terms })

@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use ndarray::Array2;
-
-use crate::loss::{SINGLE_NOISE, objective};
+use crate::loss::objective;
 use crate::precondition::Preconditioner;
 use crate::samples::count;
 use crate::{Head, HeadError, Precision, Samples};
-use hemlock_optim::{Level, Limits, minimize_in_levels};
+use hemlock_optim::Limits;
 
 /// Options of [`fit`].
 #[derive(Debug, Clone, PartialEq)]
@@ -90,15 +88,9 @@ fn fit_from(
     let given = options.preconditioner.as_ref();
     let preconditioner = Preconditioner::given_or_new(given, blocks, options.weight_decay, &start)?;
     let limits = Limits { gradient_tolerance: options.gradient_tolerance, max_iterations: options.max_iterations };
-    let at =
-        |packed: &Array2<f64>, precision| objective(packed.view(), blocks, (count, options.weight_decay), precision);
-    let (single, double) =
-        (|packed: &Array2<f64>| at(packed, Precision::Single), |packed: &Array2<f64>| at(packed, Precision::Double));
-    let rough = [Level { objective: &single, noise: SINGLE_NOISE }];
-    let rough = if precision == Precision::Single { &rough[..] } else { &[] };
-    let found = minimize_in_levels(
+    let found = precision.minimize(
         start.into_packed(),
-        (rough, Level::exact(&double)),
+        |packed, precision| objective(packed.view(), blocks, (count, options.weight_decay), precision),
         |gradient| preconditioner.apply(gradient),
         &limits,
         keep_going,
@@ -116,7 +108,7 @@ fn fit_from(
 mod tests {
     use std::cell::Cell;
 
-    use ndarray::{Axis, array};
+    use ndarray::{Array2, Axis, array};
     use proptest::prelude::*;
 
     use super::*;

@@ -40,7 +40,7 @@ pub use error::HeadError;
 pub use fit::{Fit, FitOptions, fit};
 pub use hessian::{HessianSolution, SolveOptions, hessian_vector_sum, solve_hessian};
 pub use loss::{
-    LossAndGradient, Precision, SINGLE_NOISE, add_weight_decay, gradient_sum, gradient_sum_of, loss_and_gradient,
+    LossAndGradient, Precision, add_weight_decay, gradient_sum, gradient_sum_of, loss_and_gradient,
     loss_and_gradient_sum, mean_loss, pass,
 };
 pub use margin::smoothed_error;

@@ -7,6 +7,7 @@ use crate::kernel::{CHUNK, map_chunks, residuals, scores, scores_in, subtract_la
 use crate::parameters::{unpack, unpack_mut};
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
+use hemlock_optim::{Level, Limits, Minimum, minimize_in_levels};
 
 /// The mean cross-entropy over all blocks in nats, without weight decay.
 ///
@@ -112,7 +113,7 @@ pub enum Precision {
 }
 
 /// Changes of a mean loss in single precision below this, relative to `1 +` the loss, are rounding noise.
-pub const SINGLE_NOISE: f64 = 1e-7;
+const SINGLE_NOISE: f64 = 1e-7;
 /// Products of this many samples, features and classes are large.
 const LARGE: usize = 1 << 33;
 
@@ -123,6 +124,24 @@ impl Precision {
     pub fn of_search(blocks: &[Samples<'_>]) -> Self {
         let product = |block: &Samples<'_>| block.len().saturating_mul(block.dim()).saturating_mul(block.classes());
         if blocks.iter().map(product).fold(0, usize::saturating_add) >= LARGE { Self::Single } else { Self::Double }
+    }
+
+    /// Minimises an objective from `start` whose first steps have this precision, and whose last ones are in double
+    /// precision. `objective` is called with packed parameters and a precision; see
+    /// [`minimize_in_levels`](hemlock_optim::minimize_in_levels) for the rest.
+    pub fn minimize(
+        self,
+        start: Array2<f64>,
+        objective: impl Fn(&Array2<f64>, Self) -> (f64, Array2<f64>),
+        precondition: impl Fn(&Array2<f64>) -> Array2<f64>,
+        limits: &Limits,
+        keep_going: &dyn Fn(usize, f64) -> bool,
+    ) -> Minimum {
+        let single = |at: &Array2<f64>| objective(at, Self::Single);
+        let double = |at: &Array2<f64>| objective(at, Self::Double);
+        let rough = [Level { objective: &single, noise: SINGLE_NOISE }];
+        let rough = if self == Self::Single { &rough[..] } else { &[] };
+        minimize_in_levels(start, (rough, Level::exact(&double)), precondition, limits, keep_going)
     }
 }
 

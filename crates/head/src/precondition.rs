@@ -121,6 +121,10 @@ impl Preconditioner {
     pub fn from_state(state: &Snapshot) -> Result<Self, String> {
         let matrices: usize = state.get("matrices")?;
         let whitening = (0..matrices).map(|i| state.matrix(&i.to_string())).collect::<Result<Vec<_>, _>>()?;
+        let size = whitening.first().map_or(0, Array2::nrows);
+        if size < 2 || whitening.iter().any(|matrix| matrix.dim() != (size, size)) {
+            return Err("its preconditioner has another shape".to_owned());
+        }
         Ok(Self { whitening })
     }
 

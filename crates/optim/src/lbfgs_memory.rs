@@ -51,11 +51,11 @@ impl LbfgsMemory {
         self.used().fold(state, |state, i| state.with_matrix(&i.to_string(), &self.vectors[i]))
     }
 
-    /// The memory with a state.
+    /// The memory with a state, for vectors of a shape.
     ///
     /// # Errors
     /// Returns what is wrong with the state.
-    pub fn from_state(state: &Snapshot) -> Result<Self, String> {
+    pub fn from_state(state: &Snapshot, shape: (usize, usize)) -> Result<Self, String> {
         let mut memory = Self { gram: state.matrix("gram")?, ..Self::new() };
         (memory.order, memory.unmultiplied) = (state.get("order")?, state.get("unmultiplied")?);
         let fits = memory.order.len() <= PAIRS && memory.order.iter().all(|slot| *slot < PAIRS);
@@ -64,6 +64,9 @@ impl LbfgsMemory {
         }
         for i in memory.used().collect::<Vec<_>>() {
             memory.vectors[i] = state.matrix(&i.to_string())?;
+            if memory.vectors[i].dim() != shape {
+                return Err("its steps have another shape".to_owned());
+            }
         }
         Ok(memory)
     }

@@ -1,7 +1,5 @@
 //! Small data sets, and what is written of them.
 
-#![allow(clippy::unwrap_used)]
-
 use super::*;
 use image::ImageFormat;
 use ndarray::{Array2, Array4};

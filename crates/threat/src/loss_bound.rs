@@ -6,10 +6,8 @@ use ndarray::{Array1, Array2, s};
 
 use crate::Constraint;
 use hemlock_head::kernel::softmax;
-use hemlock_head::{
-    Head, HeadError, LossAndGradient, Precision, Preconditioner, SINGLE_NOISE, Samples, add_weight_decay, pass,
-};
-use hemlock_optim::{Level, Limits, minimize_in_levels};
+use hemlock_head::{Head, HeadError, LossAndGradient, Precision, Preconditioner, Samples, add_weight_decay, pass};
+use hemlock_optim::Limits;
 
 /// Temperature of the smooth maximum over labels. The smooth maximum exceeds the true one by at most `ln K` times this.
 const SMOOTHING: f64 = 0.05;
@@ -102,12 +100,8 @@ fn loss_bound_from(
         (loss / count + decay + share * worst, held(gradient))
     };
     let limits = Limits { gradient_tolerance: 1e-4, max_iterations: STEPS };
-    let (single, double) =
-        (|at: &Array2<f64>| bound(at, Precision::Single), |at: &Array2<f64>| bound(at, Precision::Double));
-    let rough = [Level { objective: &single, noise: SINGLE_NOISE }];
-    let rough = if precision == Precision::Single { &rough[..] } else { &[] };
     let step = |gradient: &Array2<f64>| held(preconditioner.apply(gradient));
-    let found = minimize_in_levels(start, (rough, Level::exact(&double)), step, &limits, keep_going);
+    let found = precision.minimize(start, bound, step, &limits, keep_going);
     Ok(found.value.min(zero))
 }
 
