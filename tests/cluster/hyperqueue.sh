@@ -41,9 +41,10 @@ start() {
     fail "the cluster did not come up"
 }
 
-# Two seeds, and a training that lasts for some seconds.
+# Two seeds, a training that lasts for some seconds, and inversions in three parts.
 spec=$here/../specs/tiny.toml
-sweep=(--set "seeds=[0,1]" --set "poison-features.poison_fraction=[0.05,0.1]" --set pretrain.epochs=200)
+sweep=(--set "seeds=[0,1]" --set "poison-features.poison_fraction=[0.05,0.1]" --set pretrain.epochs=200
+    --set resources.invert.parts=3)
 "$hemlock" -q run "$spec" "${sweep[@]}" --root "$dir/local"
 submit() { PATH=$dir/bin:$PATH "$hemlock" submit hyperqueue "$spec" "${sweep[@]}" --root "$dir/hq" "$@"; }
 # Until a task of a stage runs: the number of its process.

@@ -60,9 +60,10 @@ slurmd
 for _ in $(seq 300); do sinfo --noheader --format=%T | grep -q idle && break; sleep 0.2; done
 sinfo --noheader --format=%T | grep -q idle || fail "the node did not come up"
 
-# Two seeds, and a training that lasts for some seconds.
+# Two seeds, a training that lasts for some seconds, and inversions in three parts.
 spec=$here/../specs/tiny.toml
-sweep=(--set "seeds=[0,1]" --set "poison-features.poison_fraction=[0.05,0.1]" --set pretrain.epochs=200)
+sweep=(--set "seeds=[0,1]" --set "poison-features.poison_fraction=[0.05,0.1]" --set pretrain.epochs=200
+    --set resources.invert.parts=3)
 "$hemlock" -q run "$spec" "${sweep[@]}" --root "$dir/local"
 submit() { "$hemlock" submit slurm "$spec" "${sweep[@]}" --root "$dir/slurm" "$@"; }
 # Until the queue is empty.

@@ -2,6 +2,7 @@
 
 use crate::project::{Project, TINY};
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// Replaces keys, which differ with the code's versions, so that the words around them can be compared.
 fn without_keys(text: &str) -> String {
@@ -347,6 +348,21 @@ fn what_tasks_take_is_checked_and_handed_over() {
     let file: toml::Table = project.ok("submit hyperqueue cluster --dry-run").out.parse().unwrap();
     assert_eq!(file["task"].as_array().unwrap().len(), 6);
 
+    // Only tasks that can be computed in parts get an array of jobs.
+    let parts = "submit slurm cluster --dry-run --set resources.parts=3";
+    let script = project.ok(parts).out;
+    assert!(script.matches("sbatch").count() == 7 && script.matches("--array=1-3").count() == 1, "{script}");
+    assert!(script.contains("--part \"$SLURM_ARRAY_TASK_ID/3\"\nEND\n)\njob"), "{script}");
+    let line = script.lines().find(|line| line.contains("--job-name=invert-") && line.starts_with("job")).unwrap();
+    assert!(line.contains("--dependency=afterok:${parts") && line.matches("afterok").count() == 1, "{line}");
+    let file: toml::Table = project.ok(&parts.replace("slurm", "hyperqueue")).out.parse().unwrap();
+    let tasks = file["task"].as_array().unwrap();
+    let numbers: BTreeSet<i64> = tasks.iter().map(|task| task["id"].as_integer().unwrap()).collect();
+    assert_eq!((tasks.len(), numbers.len()), (9, 9));
+    let refined = "[invert]\nrefine = 1\nrefine_from = \"base\"";
+    project.spec("based", &TINY.replace("[invert]", refined));
+    assert!(!project.ok(&parts.replace("cluster", "based")).out.contains("--array"), "nothing is matched");
+
     for engine in ["slurm", "hyperqueue"] {
         let said = project.command(&format!("submit {engine} cluster")).env("PATH", "/nowhere").output().unwrap();
         assert_eq!(said.status.code(), Some(5));
@@ -366,4 +382,31 @@ fn what_tasks_take_is_checked_and_handed_over() {
     bad("[resources]\ncpus = 0\n", &["[resources] `cpus`"]);
     project.spec("bad", &format!("{TINY}[resources]\ndevice = \"tpu\"\n"));
     project.fails("submit slurm bad --dry-run --root none", 2, &["[resources] `device`: unknown backend `tpu`"]);
+}
+
+#[test]
+fn parts_of_a_task_are_computed_by_processes_of_their_own() {
+    let project = Project::new();
+    project.ok("run tiny --root whole");
+    project.ok("poison-features tiny");
+    let plan: Value = serde_json::from_str(&project.ok("plan tiny --json").out).unwrap();
+    let key = |stage: &str| {
+        let task = plan["tasks"].as_array().unwrap().iter().find(|task| task["stage"] == stage).unwrap();
+        task["key"].as_str().unwrap().to_owned()
+    };
+    let task = format!("run tiny --task {}", key("invert"));
+    for part in ["1/3", "3/3", "3/3"] {
+        project.ok(&format!("{task} --part {part}"));
+    }
+    assert!(!project.path().join("artifacts/invert").exists(), "parts are no artifact");
+    project.ok(&task);
+    assert!(project.ok(&format!("{task} --part 2/3")).err.contains("1 cached"), "all is done");
+    project.ok("run tiny");
+    let diff = project.ok("diff whole artifacts").out;
+    assert_eq!((diff.matches("identical").count(), diff.contains("differ")), (7, false), "{diff}");
+
+    let evaluate = format!("run tiny --root other --task {} --part 1/2", key("evaluate"));
+    project.fails(&evaluate, 2, &["the stage 'evaluate'", "not computed in parts", "leave `--part` out"]);
+    project.fails(&format!("{task} --part 4/3"), 2, &["expected the number of a part", "`3/64`"]);
+    project.fails("run tiny --part 1/3", 2, &["--task"]);
 }

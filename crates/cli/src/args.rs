@@ -9,6 +9,7 @@ use clap::{
 use hemlock_data::{Cifar, KnownDataset};
 use hemlock_models::Backend;
 use hemlock_pipeline::{Graph, Override, Selection};
+use hemlock_stage::Part;
 use hemlock_store::Key;
 use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, str::FromStr, sync::OnceLock};
 
@@ -288,7 +289,7 @@ images.")]
     Init(Init),
     /// Run a pipeline; tasks whose artifacts exist are skipped
     #[command(
-        after_help = "Examples:\n  hemlock run quickstart\n  hemlock run finetune-cifar10 --set 'seeds=[0,1,2]'\n  hemlock run findings -j 4\n  hemlock run paper-finetune-cifar10 --task 1f0c…   run one task of `plan --json`"
+        after_help = "Examples:\n  hemlock run quickstart\n  hemlock run finetune-cifar10 --set 'seeds=[0,1,2]'\n  hemlock run findings -j 4\n  hemlock run paper-finetune-cifar10 --task 1f0c…   run one task of `plan --json`\n  hemlock run findings --task 1f0c… --part 3/64     compute a part of it, as a job of an array does"
     )]
     Run {
         #[command(flatten)]
@@ -296,6 +297,9 @@ images.")]
         /// Run only the task with this key; its inputs must exist
         #[arg(long, value_name = "KEY")]
         task: Option<Key>,
+        /// Compute only this part of the task, such as `3/64`, and keep it for the run of the whole task (docs/cluster.md)
+        #[arg(long, value_name = "I/N", requires = "task", conflicts_with = "repair")]
+        part: Option<Part>,
         // Accepted only so that an error can say what to use instead.
         #[arg(long, hide = true)]
         force: bool,
@@ -386,7 +390,7 @@ Examples:
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Export the artifacts of a stage as safetensors files or as PNG images
+    /// Export the artifacts of a stage as safetensors files or PNG images, or a whole data set with its poisons
     #[command(after_help = "\
 Examples:
   hemlock export quickstart features -o features

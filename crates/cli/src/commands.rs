@@ -21,7 +21,7 @@ use hemlock_data::{ArchiveOrigin, Cifar, DataError, KnownDataset, Trust};
 use hemlock_models::Backend;
 use hemlock_pipeline::{Format, Graph, Plan, Selection, SetFormat, Spec, Summary, Task, export};
 use hemlock_report::{ReportError, ReportedPipeline, report};
-use hemlock_stage::{Cancel, ChildCommand, Environment, Progress as _, StageError};
+use hemlock_stage::{Cancel, ChildCommand, Environment, Part, Progress as _, StageError};
 use hemlock_store::{Key, Store};
 use run_reporter::RunReporter;
 use serde_json::json;
@@ -45,9 +45,16 @@ pub fn execute(args: &Args, graph: Graph, program: Option<&Path>, printer: &Prin
     match command {
         Fixed::Init(init) => app.init(init),
         Fixed::Run { pipeline, force: true, .. } => Err(no_force(pipeline).into()),
-        Fixed::Run { pipeline, task, force: false, repair, jobs, commands } => app.run(
+        Fixed::Run { pipeline, task, part, force: false, repair, jobs, commands } => app.run(
             pipeline,
-            What { only: *task, repair: *repair, jobs: Some(*jobs), commands: *commands, ..What::default() },
+            What {
+                only: *task,
+                part: *part,
+                repair: *repair,
+                jobs: Some(*jobs),
+                commands: *commands,
+                ..What::default()
+            },
         ),
         Fixed::Submit { engine, pipeline, dry_run, commands } => app.submit(*engine, pipeline, *dry_run, *commands),
         Fixed::Plan { pipeline, json } => app.plan(pipeline, *json),
@@ -99,6 +106,7 @@ fn name_of(pipeline: &str) -> &str {
 struct What<'a> {
     until: Option<&'a str>,
     only: Option<Key>,
+    part: Option<Part>,
     force: bool,
     repair: bool,
     jobs: Option<NonZeroUsize>,
@@ -145,7 +153,10 @@ impl App<'_> {
         let OneStage { pipeline, force, repair, jobs, commands, on_the_way } = one;
         let (jobs, commands, on_the_way) = (Some(*jobs), *commands, *on_the_way);
         let (force, repair) = (*force, *repair);
-        self.run(pipeline, What { until: Some(stage), only: None, force, repair, jobs, commands, on_the_way })
+        self.run(
+            pipeline,
+            What { until: Some(stage), only: None, part: None, force, repair, jobs, commands, on_the_way },
+        )
     }
 
     fn run(&self, pipeline: &Pipeline, what: What) -> Result<()> {
@@ -160,6 +171,7 @@ impl App<'_> {
         let request = RunRequest {
             until: what.until,
             only: what.only,
+            part: what.part,
             force: what.force,
             label: pipeline.changes.label.as_ref().map(|Label(label)| label.as_str()),
             repair: what.repair,

@@ -74,7 +74,7 @@ pub fn code(e: &anyhow::Error) -> u8 {
             return of_kind(e.source.kind());
         }
         match cause.downcast_ref::<RunError>() {
-            Some(RunError::NoSuchTask { .. }) => return 2,
+            Some(RunError::NoSuchTask { .. } | RunError::NoParts { .. }) => return 2,
             Some(RunError::Store(_)) => return 4,
             Some(RunError::Device(e)) => return of_kind(e.kind()),
             None => {}

@@ -8,7 +8,7 @@ use hemlock_pipeline::{
     Asked, Graph, Observer, Override, Plan, ResultRow, RunOptions, Spec, SpecError, Summary, Task, commands, history,
     nearest, rows, run,
 };
-use hemlock_stage::{Cancel, ChildCommand, Environment, ErrorKind, Progress, StageError, VALUE, short};
+use hemlock_stage::{Cancel, ChildCommand, Environment, ErrorKind, Part, Progress, StageError, VALUE, short};
 use hemlock_store::{Key, Store};
 use std::{
     num::NonZeroUsize,
@@ -36,6 +36,8 @@ pub struct RunRequest<'a> {
     pub until: Option<&'a str>,
     /// Runs only the task with this key.
     pub only: Option<Key>,
+    /// Computes only this part of the task `only`.
+    pub part: Option<Part>,
     /// Whether the tasks of the stage `until` run even if their artifacts exist.
     pub force: bool,
     /// Label of the run.
@@ -194,6 +196,7 @@ impl ProjectContext {
         let options = RunOptions {
             until: request.until,
             only: request.only,
+            part: request.part,
             force: request.until.filter(|_| request.force),
             label: request.label,
             repair: request.repair,

@@ -5,10 +5,9 @@ mod inversion;
 use hemlock_artifact::{
     Dataset, DecoderArtifact, ExtractorArtifact, Features, Images, PoisonFeatures, Poisons, TargetParams,
 };
-use hemlock_attack::attacks;
 use hemlock_models::{Extractor, extracted, open_extractor};
-use hemlock_perturb::{CleanFeatureStats, FrozenExtractor, GreyLevels, Measure, Optimizer, PixelRange};
-use hemlock_stage::{About, Context, Need, ParamError, Port, StageError, StageRole, inputs};
+use hemlock_perturb::{GreyLevels, Measure, Optimizer, PixelRange};
+use hemlock_stage::{About, Context, Need, ParamError, Part, Port, StageError, StageRole, inputs};
 use inversion::{Inversion, Inverted};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -206,6 +205,18 @@ impl hemlock_stage::Stage for Stage {
         extracted(port, made_with)
     }
 
+    /// Every image is matched by itself.
+    fn splits(params: &Params) -> bool {
+        matches!(params, Params::FeatureMatching { refine_from: RefineFrom::Matched | RefineFrom::Random, .. })
+    }
+
+    fn part(params: &Params, inputs: Inputs, part: Part, ctx: &Context) -> Result<(), StageError> {
+        let Inputs { dataset, extractor, features, poison_features, decoder, .. } = inputs;
+        let extractor = open_extractor(&extractor, ctx)?;
+        let known = Known { train: &dataset.train, features: &features, poison_features: &poison_features };
+        Inversion::new(&extractor, known, ctx)?.part(params, decoder.as_ref(), part)
+    }
+
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Poisons, StageError> {
         let Inputs { dataset, extractor, features, poison_features, target, decoder } = inputs;
         let extractor = open_extractor(&extractor, ctx)?;
@@ -234,25 +245,18 @@ pub struct Known<'a> {
 pub fn invert(
     params: &Params,
     extractor: &Extractor,
-    Known { train, features, poison_features }: Known,
+    known: Known,
     (decoder, target): (Option<&DecoderArtifact>, Option<&TargetParams>),
     ctx: &Context,
 ) -> Result<Poisons, StageError> {
-    let inversion = Inversion {
-        frozen: &FrozenExtractor::new(extractor, &features.normalization),
-        train,
-        features,
-        clean: &CleanFeatureStats::new(features.train.features.view()),
-        poison_features,
-        constraint: &attacks::constraint(&poison_features.spec, features.train.samples(features.classes.len())?)?,
-        ctx,
-    };
+    let Known { features, poison_features, .. } = known;
+    let inversion = Inversion::new(extractor, known, ctx)?;
     let Inverted { method, unclipped, matched, refined } = inversion.run(params, decoder, target)?;
     let measure = Measure {
-        frozen: inversion.frozen,
+        frozen: &inversion.frozen,
         features,
-        clean: inversion.clean,
-        constraint: inversion.constraint,
+        clean: &inversion.clean,
+        constraint: &inversion.constraint,
         labels: &poison_features.labels,
         base_index: &poison_features.base_index,
         unclipped,

@@ -4,10 +4,14 @@ use super::*;
 use hemlock_artifact::{AttackSpec, FeatureSplit, Images, Normalization};
 use hemlock_fixtures::{context, network, patterns};
 use hemlock_head::{FitOptions, Head, fit};
-use hemlock_stage::{Params as _, Stage as _};
+use hemlock_stage::{Bar, Cancel, Checkpoints, ErrorKind, Params as _, Progress, Stage as _};
 use hemlock_threat::ConstraintKinds;
 use ndarray::Axis;
 use serde_json::json;
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
+};
 
 const SIDE: usize = 8;
 const POISONS: usize = 6;
@@ -159,4 +163,98 @@ fn outliers_of_the_features_are_counted_by_the_images_rule() {
     far.poison_features.features.fill(1e4);
     let poisons = context(0, |ctx| Stage::run(&params(json!({ "steps": 1 })), far, ctx).unwrap());
     assert_eq!(poisons.outliers_of_features, Some(1.0));
+}
+
+/// Pieces, in memory.
+#[derive(Default)]
+struct Pieces(Mutex<Vec<Vec<u8>>>);
+
+impl Checkpoints for Pieces {
+    fn load(&self) -> Result<Option<Vec<u8>>, StageError> {
+        Ok(None)
+    }
+    fn save(&self, _: &[u8]) -> Result<(), StageError> {
+        Ok(())
+    }
+    fn pieces(&self) -> Result<Vec<Vec<u8>>, StageError> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+    fn add_piece(&self, piece: &[u8]) -> Result<(), StageError> {
+        self.0.lock().unwrap().push(piece.to_vec());
+        Ok(())
+    }
+}
+
+/// Whichever parts were computed before, and whatever became of the others, the images are the same.
+#[test]
+fn images_do_not_depend_on_their_parts() {
+    for fields in [json!({ "restarts": 1 }), json!({ "refine": 2, "refine_from": "random" })] {
+        let params = params(fields);
+        assert!(Stage::splits(&params));
+        let whole = context(0, |ctx| Stage::run(&params, inputs(), ctx).unwrap());
+        for parts in [&["1/3", "2/3", "3/3"][..], &["2/4", "2/4"], &["3/7"]] {
+            let pieces = Pieces::default();
+            for part in parts {
+                let part = part.parse().unwrap();
+                let checkpoints = &pieces;
+                context(0, |ctx| Stage::part(&params, inputs(), part, &Context { checkpoints, ..*ctx }).unwrap());
+            }
+            // A part that was computed before is not computed again, and damaged pieces are left out.
+            assert_eq!(pieces.0.lock().unwrap().len(), if parts.len() == 3 { 3 } else { 1 });
+            pieces.0.lock().unwrap().push(b"damaged".to_vec());
+            let merged = context(0, |ctx| Stage::run(&params, inputs(), &Context { checkpoints: &pieces, ..*ctx }));
+            assert_eq!(merged.unwrap(), whole, "{parts:?}");
+        }
+    }
+    let splits = |fields: Value| Stage::splits(&params(fields));
+    assert!(!splits(json!({ "refine": 2, "refine_from": "base" })), "nothing is matched");
+    assert!(!Stage::splits(&Params::Decoder {}));
+}
+
+/// Asks for a stop after some passes of the images together, and notes how much was done at the beginning.
+#[derive(Clone)]
+struct StopAfter {
+    calls: Arc<AtomicU64>,
+    done_before: Arc<AtomicU64>,
+    cancel: Cancel,
+}
+
+impl Progress for StopAfter {
+    fn start(&self, _: &str, _: u64, _: &'static str) -> Box<dyn Bar> {
+        Box::new(self.clone())
+    }
+}
+
+impl Bar for StopAfter {
+    fn at(&self, done: u64) {
+        self.done_before.fetch_min(done, Ordering::Relaxed);
+        if self.calls.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.cancel.request();
+        }
+    }
+    fn say(&self, _: String) {}
+}
+
+/// What a run has finished when it is stopped is not done again.
+#[test]
+fn a_run_that_was_stopped_continues() {
+    let params = params(json!({ "steps": 25, "restarts": 3, "tolerance": 0.3 }));
+    let whole = context(0, |ctx| Stage::run(&params, inputs(), ctx).unwrap());
+    let (pieces, mut before) = (Pieces::default(), Vec::new());
+    let found = loop {
+        let (cancel, done_before) = (Cancel::default(), Arc::new(AtomicU64::new(u64::MAX)));
+        let calls = Arc::new(AtomicU64::new(11 + before.len() as u64));
+        let progress = StopAfter { calls, done_before: done_before.clone(), cancel: cancel.clone() };
+        let run = hemlock_fixtures::in_context("flex", &progress, &cancel, |ctx| {
+            Stage::run(&params, inputs(), &Context { checkpoints: &pieces, ..*ctx })
+        });
+        before.push(done_before.load(Ordering::Relaxed));
+        match run {
+            Ok(found) => break found,
+            Err(e) => assert_eq!(e.kind(), ErrorKind::Interrupted, "{e}"),
+        }
+        assert!(before.len() < 30, "it never ends");
+    };
+    assert!(before.len() > 3 && before[0] == 0 && before.is_sorted() && before[before.len() - 1] > 0, "{before:?}");
+    assert_eq!(found, whole);
 }

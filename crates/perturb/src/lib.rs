@@ -24,7 +24,7 @@ pub use clean::{CleanFeatureStats, ReferenceStats, distances, nearest, norm};
 pub use decoder::{Decoder, DecoderNetwork};
 pub use grey_levels::GreyLevels;
 pub use limits::{PixelLimits, PixelRange};
-pub use matching::{Matched, Matching, MatchingProblem, Optimizer};
+pub use matching::{Matched, Matching, MatchingProblem, Optimizer, StartImages};
 pub use measure::{Measure, base_images};
 pub use pass::{FrozenExtractor, host, rounded};
 pub use refine::Refinement;

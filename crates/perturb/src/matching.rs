@@ -1,14 +1,16 @@
 //! Feature matching: searches pixels whose features are close to given ones.
 
+mod finished;
 mod together;
 
 use crate::{
     limits::PixelLimits,
     pass::{FrozenExtractor, TILE},
 };
+use finished::Finished;
 use hemlock_artifact::CurvePoint;
 use hemlock_optim::boxed::{Minimizer, ProjectedAdam, ProjectedLbfgs};
-use hemlock_stage::{Context, ErrorKind, StageError};
+use hemlock_stage::{Context, ErrorKind, Part, StageError};
 use ndarray::{Array4, ArrayView2};
 use rayon::prelude::*;
 use schemars::JsonSchema;
@@ -76,6 +78,23 @@ impl Matched {
     }
 }
 
+/// The starts of feature matching.
+pub struct StartImages<'a> {
+    /// Number of starts per poison.
+    pub count: usize,
+    /// Returns the pixels in `[0, 1]` of a start, given the poison and the start's number.
+    pub pixels: &'a (dyn Fn(usize, usize) -> Vec<f32> + Sync),
+}
+
+/// Starts that are matched at the same time.
+struct TileOfImages<'a> {
+    starts: Vec<ImageStart>,
+    /// Called with the number of image passes that were done or are no longer needed.
+    moved: &'a dyn Fn(u64),
+    /// Called with images that are finished.
+    keep: &'a dyn Fn(&[BestSoFar]) -> Result<(), StageError>,
+}
+
 /// The optimisation of one poison from one start.
 struct ActiveImage {
     minimizer: Box<dyn Minimizer>,
@@ -83,6 +102,7 @@ struct ActiveImage {
 }
 
 /// The best image of one poison from one start.
+#[derive(Debug, Clone)]
 struct BestSoFar {
     row: usize,
     /// Number of the start.
@@ -130,71 +150,113 @@ impl MatchingProblem<'_> {
 }
 
 impl Matching {
-    /// Minimises `|f(x) - zeta|^2 + beta |x - x_b|^2` over the pixels x, with f in the head's feature space, from
-    /// `starts` starts, and keeps the best result for each poison. `start(poison, number)` returns the pixels in
-    /// `[0, 1]` of a start.
+    /// Minimises `|f(x) - zeta|^2 + beta |x - x_b|^2` over the pixels x, with f in the head's feature space, from all
+    /// starts, and keeps the best result for each poison. Images that an earlier run of the task finished, or one of
+    /// its parts, are not matched again.
     ///
     /// # Errors
-    /// If the run was interrupted, or if the features of an image are not finite.
-    pub fn run(
-        &self,
-        problem: &MatchingProblem,
-        starts: usize,
-        start: &(dyn Fn(usize, usize) -> Vec<f32> + Sync),
-        ctx: &Context,
-    ) -> Result<Matched, StageError> {
-        let m = problem.zeta.nrows();
-        let bar = ctx.progress.start("feature matching", u64::from(self.steps) * (m * starts) as u64, "image passes");
-        let done = AtomicU64::new(0);
-        let tile = |items: Range<usize>| -> Result<Vec<BestSoFar>, StageError> {
-            let begin = |item| self.begin(problem, item / starts, item % starts, start(item / starts, item % starts));
-            let mut running: Vec<ActiveImage> = items.map(begin).collect();
-            let mut finished = Vec::with_capacity(running.len());
-            while !running.is_empty() {
-                ctx.check()?;
-                let mut passed = running.len() as u64;
-                let mut goes_on = self.pass(problem, &mut running)?.into_iter();
-                for run in running.extract_if(.., |_| !goes_on.next().expect("every image that is under way was told"))
-                {
-                    passed += u64::from(self.steps) - run.found.losses.len() as u64;
-                    finished.push(run.found);
-                }
-                bar.at(done.fetch_add(passed, Ordering::Relaxed) + passed);
-            }
-            Ok(finished)
-        };
-        let found = if problem.frozen.extractor.on_host() {
-            problem.frozen.extractor.in_tiles(m * starts, TILE, tile)?
-        } else {
-            let begin = |item| {
-                let (row, number) = (item / starts, item % starts);
-                ImageStart { row, number, pixels: start(row, number) }
-            };
-            let moved = |passed: u64| bar.at(done.fetch_add(passed, Ordering::Relaxed) + passed);
-            problem.frozen.extractor.in_tiles(m * starts, TILE, |items| {
-                self.together(problem, &items.map(begin).collect::<Vec<_>>(), &moved, ctx)
-            })?
-        };
-        let mut found: Vec<BestSoFar> = found.into_iter().flatten().collect();
+    /// If the run was interrupted, if the features of an image are not finite, or if finished images cannot be kept.
+    pub fn run(&self, problem: &MatchingProblem, starts: &StartImages, ctx: &Context) -> Result<Matched, StageError> {
+        let mut found = self.search(problem, starts, 0..problem.zeta.nrows(), &Finished::new(ctx), ctx)?;
         found.sort_by(|a, b| a.row.cmp(&b.row).then(a.least().total_cmp(&b.least())).then(a.start.cmp(&b.start)));
         collect(problem, &found)
     }
 
-    /// Matches some starts as tensors on the network's device. `moved` is called with the number of image passes that
-    /// were done or are no longer needed.
+    /// Matches the poisons of one part of a task, and keeps them for its run.
+    ///
+    /// # Errors
+    /// As [`Matching::run`].
+    pub fn part(
+        &self,
+        problem: &MatchingProblem,
+        starts: &StartImages,
+        part: Part,
+        ctx: &Context,
+    ) -> Result<(), StageError> {
+        let finished = Finished::new(ctx);
+        self.search(problem, starts, part.of(problem.zeta.nrows()), &finished, ctx)?;
+        finished.flush()
+    }
+
+    /// Matches the poisons of some rows from all starts. What earlier runs finished is taken from them. What this one
+    /// finishes goes to `finished`.
+    fn search(
+        &self,
+        problem: &MatchingProblem,
+        starts: &StartImages,
+        rows: Range<usize>,
+        finished: &Finished,
+        ctx: &Context,
+    ) -> Result<Vec<BestSoFar>, StageError> {
+        let all = rows.flat_map(|row| (0..starts.count).map(move |number| (row, number)));
+        let mut earlier = finished::earlier(ctx, problem.limits.base.len() / problem.limits.base.dim().0.max(1))?;
+        let (known, left): (Vec<_>, Vec<_>) = all.partition(|start| earlier.contains_key(start));
+        let mut found: Vec<BestSoFar> = known.iter().filter_map(|start| earlier.remove(start)).collect();
+        drop(earlier);
+        let steps = u64::from(self.steps);
+        let total = steps * (known.len() + left.len()) as u64;
+        let bar = ctx.progress.start("feature matching", total, "image passes");
+        let done = AtomicU64::new(steps * known.len() as u64);
+        let moved = |passed: u64| bar.at(done.fetch_add(passed, Ordering::Relaxed) + passed);
+        moved(0);
+        let on_host = problem.frozen.extractor.on_host();
+        let tiles = problem.frozen.extractor.in_tiles(left.len(), TILE, |items| {
+            let begin = |(row, number): &(usize, usize)| ImageStart {
+                row: *row,
+                number: *number,
+                pixels: (starts.pixels)(*row, *number),
+            };
+            let tile: Vec<ImageStart> = left[items].iter().map(begin).collect();
+            let keep = |images: &[BestSoFar]| finished.add(images);
+            let tile = TileOfImages { starts: tile, moved: &moved, keep: &keep };
+            if on_host { self.alone(problem, tile, ctx) } else { self.together(problem, tile, ctx) }
+        });
+        if tiles.is_err() {
+            finished.flush()?;
+        }
+        found.extend(tiles?.into_iter().flatten());
+        Ok(found)
+    }
+
+    /// Matches some starts, each with an optimiser of its own.
+    fn alone(
+        &self,
+        problem: &MatchingProblem,
+        tile: TileOfImages,
+        ctx: &Context,
+    ) -> Result<Vec<BestSoFar>, StageError> {
+        let mut running: Vec<ActiveImage> =
+            tile.starts.into_iter().map(|s| self.begin(problem, s.row, s.number, s.pixels)).collect();
+        let mut found = Vec::with_capacity(running.len());
+        while !running.is_empty() {
+            ctx.check()?;
+            let (mut passed, before) = (running.len() as u64, found.len());
+            let mut goes_on = self.pass(problem, &mut running)?.into_iter();
+            for run in running.extract_if(.., |_| !goes_on.next().expect("every image that is under way was told")) {
+                passed += u64::from(self.steps) - run.found.losses.len() as u64;
+                found.push(run.found);
+            }
+            (tile.keep)(&found[before..])?;
+            (tile.moved)(passed);
+        }
+        Ok(found)
+    }
+
+    /// Matches some starts as tensors on the network's device.
     fn together(
         &self,
         problem: &MatchingProblem,
-        starts: &[ImageStart],
-        moved: &dyn Fn(u64),
+        tile: TileOfImages,
         ctx: &Context,
     ) -> Result<Vec<BestSoFar>, StageError> {
-        let mut together = Together::new(self, problem, starts);
-        let mut found = Vec::with_capacity(starts.len());
+        let mut together = Together::new(self, problem, &tile.starts);
+        let mut found = Vec::with_capacity(tile.starts.len());
         while !together.is_empty() {
             ctx.check()?;
-            moved(together.pass()?);
-            found.extend(together.leave());
+            (tile.moved)(together.pass()?);
+            let left = together.leave();
+            (tile.keep)(&left)?;
+            found.extend(left);
         }
         Ok(found)
     }
@@ -292,7 +354,8 @@ mod tests {
             let start = |row: usize, start: usize| {
                 if start == 0 { problem.limits.base_pixels(row) } else { vec![0.5; base.len() / n] }
             };
-            context(0, |ctx| matching.run(&problem, starts, &start, ctx)).unwrap()
+            let starts = StartImages { count: starts, pixels: &start };
+            context(0, |ctx| matching.run(&problem, &starts, ctx)).unwrap()
         }
     }
 
@@ -344,12 +407,13 @@ mod tests {
                 let matching = Matching { optimizer, tolerance, steps: 14, ..LBFGS };
                 let limits = PixelLimits { base: case.base.view(), beta, range: limits::PixelRange::Near(0.1) };
                 let problem = MatchingProblem { frozen: &frozen, limits, zeta: zeta.view(), exact: 0.0 };
-                let alone =
-                    context(0, |ctx| matching.run(&problem, 1, &|row, _| limits.base_pixels(row), ctx)).unwrap();
+                let pixels = |row: usize, _: usize| limits.base_pixels(row);
+                let starts = StartImages { count: 1, pixels: &pixels };
+                let alone = context(0, |ctx| matching.run(&problem, &starts, ctx)).unwrap();
                 let start = |row| ImageStart { row, number: 0, pixels: limits.base_pixels(row) };
                 let starts: Vec<ImageStart> = (0..8).map(start).collect();
-                let (found, travelled) =
-                    travelled(|| context(0, |ctx| matching.together(&problem, &starts, &|_| {}, ctx)));
+                let tile = TileOfImages { starts, moved: &|_| {}, keep: &|_| Ok(()) };
+                let (found, travelled) = travelled(|| context(0, |ctx| matching.together(&problem, tile, ctx)));
                 let mut together = found.unwrap();
                 // A pass downloads a few numbers per image, and, when images are finished, their pixels.
                 let passes = together.iter().map(|found| found.losses.len()).max().unwrap_or(0);
@@ -395,7 +459,9 @@ mod tests {
             zeta: case.zeta.view(),
             exact: f32::INFINITY,
         };
-        let matched = context(0, |ctx| LBFGS.run(&problem, 1, &|row, _| problem.limits.base_pixels(row), ctx)).unwrap();
+        let pixels = |row: usize, _: usize| problem.limits.base_pixels(row);
+        let starts = StartImages { count: 1, pixels: &pixels };
+        let matched = context(0, |ctx| LBFGS.run(&problem, &starts, ctx)).unwrap();
         assert_eq!(matched.passes, [1; 4], "matched from the first");
     }
 

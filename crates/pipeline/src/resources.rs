@@ -20,6 +20,9 @@ pub struct Resources {
     /// Number of GPUs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpus: Option<NonZeroU32>,
+    /// Number of jobs that share the work of one task, if its stage can be computed in parts, as feature matching can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parts: Option<NonZeroU32>,
     /// The backend to compute on. If it is absent, it is the one that the submission names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
@@ -35,6 +38,12 @@ impl Resources {
         self.cpus.map_or(1, NonZeroU32::get)
     }
 
+    /// Number of jobs that share the work of a task that can be computed in parts, by default one.
+    #[must_use]
+    pub fn parts(&self) -> u32 {
+        self.parts.map_or(1, NonZeroU32::get)
+    }
+
     /// Fills fields that are absent from `usual`.
     fn or(self, usual: &Self) -> Self {
         Self {
@@ -42,6 +51,7 @@ impl Resources {
             memory: self.memory.or(usual.memory),
             time: self.time.or(usual.time),
             gpus: self.gpus.or(usual.gpus),
+            parts: self.parts.or(usual.parts),
             device: self.device.or_else(|| usual.device.clone()),
             options: if self.options.is_empty() { usual.options.clone() } else { self.options },
         }

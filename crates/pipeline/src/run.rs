@@ -4,14 +4,15 @@ mod task_queue;
 
 use crate::{Decision, DirtyReason, Graph, Node, Plan, Task, decide::CacheCheck, garbage, history::remember};
 use hemlock_stage::{
-    Bar, Cancel, Checkpoints, ChildCommand, Context, Environment, ErrorKind, InputSet, Progress, StageError,
+    Bar, Cancel, Checkpoints, ChildCommand, Context, Environment, ErrorKind, InputSet, Part, Progress, StageError,
 };
-use hemlock_store::{InputRecord, Key, Lock, Manifest, ManifestDraft, Store, StoreError};
+use hemlock_store::{InputRecord, Key, Lock, Manifest, ManifestDraft, SharedLock, Store, StoreError};
 use std::{
     collections::{BTreeMap, BTreeSet},
     iter::once,
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -23,6 +24,8 @@ pub struct RunOptions<'a> {
     pub until: Option<&'a str>,
     /// Runs only the task with this key, whose inputs must exist.
     pub only: Option<Key>,
+    /// Computes only this part of the task [`RunOptions::only`], and keeps it for the run of the whole task.
+    pub part: Option<Part>,
     /// Name of a stage whose tasks run even if their artifacts exist.
     pub force: Option<&'a str>,
     /// Label of the run, by which its results can be found again.
@@ -138,6 +141,12 @@ pub enum RunError {
         /// The key.
         key: Key,
     },
+    /// The task cannot be computed in parts.
+    #[error("the task of the stage '{stage}' is not computed in parts with these parameters; leave `--part` out")]
+    NoParts {
+        /// The task's stage.
+        stage: &'static str,
+    },
     /// The artifact root cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -151,7 +160,7 @@ pub enum RunError {
 /// # Errors
 /// The run cannot begin:
 ///
-/// - The plan has no task with the key [`RunOptions::only`].
+/// - The plan has no task with the key [`RunOptions::only`], or that task has no parts, and one was asked for.
 /// - The device cannot be opened.
 /// - A task is not of this graph, or its parameters are not its stage's.
 /// - The artifact root cannot be used.
@@ -168,7 +177,11 @@ pub fn run(
     let left = left(plan, &wanted, store, options);
     let mut needs_device = false;
     for task in &left {
-        needs_device |= node(graph, task)?.stage.uses_device(&task.params)?;
+        let stage = &node(graph, task)?.stage;
+        needs_device |= stage.uses_device(&task.params)?;
+        if options.part.is_some() && !stage.splits(&task.params)? {
+            return Err(RunError::NoParts { stage: task.stage });
+        }
     }
     if needs_device {
         (options.probe)()?;
@@ -294,7 +307,7 @@ impl Runner<'_> {
                 Some(because) => (TaskOutcome::Skipped { because }, None),
                 // A panic must not escape: other workers wait for this task to end.
                 None => match caught(task, || self.task(i, queue, device, sharing)) {
-                    Ok((outcome, manifest)) => (outcome, Some(manifest.content.to_string())),
+                    Ok((outcome, manifest)) => (outcome, manifest.map(|manifest| manifest.content.to_string())),
                     Err(e) => (TaskOutcome::Failed(e), None),
                 },
             };
@@ -318,41 +331,50 @@ impl Runner<'_> {
         }
     }
 
+    /// Runs a task, or the part of it that was asked for. Returns the manifest of its artifact; a part has none.
     fn task(
         &self,
         number: usize,
         queue: &TaskQueue,
         device: &str,
         sharing: usize,
-    ) -> Result<(TaskOutcome, Manifest), StageError> {
+    ) -> Result<(TaskOutcome, Option<Manifest>), StageError> {
         let task = &self.plan.tasks[number];
         if let Ok(Ok(manifest)) = self.decide(number, queue) {
             if let Err(e) = self.store.tidy(task.stage, &task.key) {
                 tracing::debug!("scratch of {} stays behind: {e}", task.folder());
             }
-            return Ok((TaskOutcome::Cached, manifest));
+            return Ok((TaskOutcome::Cached, Some(manifest)));
         }
-        let lock = self.lock(task)?;
+        let right = self.right(task)?;
         // Another process may have made or replaced the artifact while this one waited.
         let reason = match self.decide(number, queue)? {
-            Ok(manifest) => return Ok((TaskOutcome::Cached, manifest)),
+            Ok(manifest) => return Ok((TaskOutcome::Cached, Some(manifest))),
             Err(reason) => reason,
         };
         self.observer.event(Event::Started(task, &reason));
         let started = Instant::now();
-        let manifest = on_share(sharing, || self.compute(task, &lock, device, started))?;
+        let manifest = on_share(sharing, || match &right {
+            Right::Whole(lock) => self.compute(task, lock, device, started).map(Some),
+            Right::Part(lock, part) => self.part(task, lock, *part, device).map(|()| None),
+        })?;
         Ok((TaskOutcome::Ran { reason, took: started.elapsed() }, manifest))
     }
 
-    /// Takes a task's lock, and waits if another process holds it.
-    fn lock(&self, task: &Task) -> Result<Lock, StageError> {
+    /// Takes the lock of a task, or the shared one of its parts, and waits if another process keeps it from that.
+    fn right(&self, task: &Task) -> Result<Right, StageError> {
         let mut told = false;
         loop {
             if self.options.cancel.requested() {
                 return Err(StageError::interrupted());
             }
-            if let Some(lock) = self.store.try_lock(task.stage, &task.key)? {
-                return Ok(lock);
+            let (stage, key) = (task.stage, &task.key);
+            let taken = match self.options.part {
+                None => self.store.try_lock(stage, key)?.map(Right::Whole),
+                Some(part) => self.store.try_shared_lock(stage, key)?.map(|lock| Right::Part(lock, part)),
+            };
+            if let Some(right) = taken {
+                return Ok(right);
             }
             if !told {
                 self.observer.event(Event::Waiting(task));
@@ -362,8 +384,8 @@ impl Runner<'_> {
         }
     }
 
-    fn compute(&self, task: &Task, lock: &Lock, device: &str, started: Instant) -> Result<Manifest, StageError> {
-        let node = node(self.graph, task)?;
+    /// The artifacts that a task reads, and their record in its manifest.
+    fn inputs(&self, task: &Task) -> Result<(InputSet, BTreeMap<String, InputRecord>), StageError> {
         let (mut manifests, mut used) = (BTreeMap::new(), BTreeMap::new());
         for (role, input) in &task.inputs {
             let input = &self.plan.tasks[*input];
@@ -379,19 +401,36 @@ impl Runner<'_> {
             used.insert((*role).to_owned(), InputRecord { stage, key, content });
             manifests.insert(*role, manifest);
         }
-        let set = InputSet::new(self.store.clone(), manifests);
-        let mut draft = lock.begin()?;
+        Ok((InputSet::new(self.store.clone(), manifests), used))
+    }
+
+    /// Calls `work` with what a task is given besides parameters and inputs.
+    fn in_context<T>(
+        &self,
+        task: &Task,
+        device: &str,
+        (checkpoints, scratch): (&dyn Checkpoints, &Path),
+        work: impl FnOnce(&Context) -> Result<T, StageError>,
+    ) -> Result<T, StageError> {
         let named = Named { progress: self.options.progress, task };
-        let context = Context {
+        work(&Context {
             seed: task.identity.seed.unwrap_or(0),
             device,
             env: self.options.env,
             progress: if self.options.jobs.get() > 1 { &named } else { self.options.progress },
             cancel: self.options.cancel,
-            checkpoints: &LockCheckpoints(lock),
-            scratch: &lock.scratch()?,
-        };
-        let summary = node.stage.run(&task.params, &set, &context, &mut draft)?;
+            checkpoints,
+            scratch,
+        })
+    }
+
+    fn compute(&self, task: &Task, lock: &Lock, device: &str, started: Instant) -> Result<Manifest, StageError> {
+        let node = node(self.graph, task)?;
+        let (set, used) = self.inputs(task)?;
+        let mut draft = lock.begin()?;
+        let kept: (&dyn Checkpoints, &Path) = (&LockCheckpoints(lock), &lock.scratch()?);
+        let summary =
+            self.in_context(task, device, kept, |context| node.stage.run(&task.params, &set, context, &mut draft))?;
         let host = !node.stage.uses_device(&task.params)?;
         Ok(draft.publish(ManifestDraft {
             identity: task.identity.clone(),
@@ -404,6 +443,20 @@ impl Runner<'_> {
             summary,
         })?)
     }
+
+    /// Computes a part of a task, and keeps it for the run of the whole task.
+    fn part(&self, task: &Task, lock: &SharedLock, part: Part, device: &str) -> Result<(), StageError> {
+        let stage = &node(self.graph, task)?.stage;
+        let (set, _) = self.inputs(task)?;
+        let kept: (&dyn Checkpoints, &Path) = (&PieceCheckpoints(lock), &lock.scratch()?);
+        self.in_context(task, device, kept, |context| stage.part(&task.params, &set, part, context))
+    }
+}
+
+/// The right to work on a task.
+enum Right {
+    Whole(Lock),
+    Part(SharedLock, Part),
 }
 
 /// Runs `work`, and turns a panic into an error. Backends panic when they fail: if a device is lost, for example, or
@@ -463,6 +516,30 @@ impl Checkpoints for LockCheckpoints<'_> {
     }
     fn save(&self, state: &[u8]) -> Result<(), StageError> {
         Ok(self.0.save_checkpoint(state)?)
+    }
+    fn pieces(&self) -> Result<Vec<Vec<u8>>, StageError> {
+        Ok(self.0.load_pieces()?)
+    }
+    fn add_piece(&self, piece: &[u8]) -> Result<(), StageError> {
+        Ok(self.0.add_piece(piece)?)
+    }
+}
+
+/// What processes that compute parts of one task keep: pieces, and no checkpoint, which they would have to share.
+struct PieceCheckpoints<'a>(&'a SharedLock);
+
+impl Checkpoints for PieceCheckpoints<'_> {
+    fn load(&self) -> Result<Option<Vec<u8>>, StageError> {
+        Ok(None)
+    }
+    fn save(&self, _: &[u8]) -> Result<(), StageError> {
+        Ok(())
+    }
+    fn pieces(&self) -> Result<Vec<Vec<u8>>, StageError> {
+        Ok(self.0.load_pieces()?)
+    }
+    fn add_piece(&self, piece: &[u8]) -> Result<(), StageError> {
+        Ok(self.0.add_piece(piece)?)
     }
 }
 

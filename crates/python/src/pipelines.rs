@@ -115,8 +115,15 @@ pub fn run(py: Python<'_>, place: Place, named: Named, request: Request, show: O
         if let Some(stage) = &until {
             project.known_stage(stage).map_err(|e| Failed::of(&e))?;
         }
-        let request =
-            RunRequest { until: until.as_deref(), only: None, force, label: named.3.as_deref(), repair, jobs };
+        let request = RunRequest {
+            until: until.as_deref(),
+            only: None,
+            part: None,
+            force,
+            label: named.3.as_deref(),
+            repair,
+            jobs,
+        };
         let permit = |commands: &[hemlock_stage::ChildCommand]| match commands {
             [first, ..] if !allow => {
                 let message = format!(

@@ -134,6 +134,20 @@ pub trait Checkpoints: Send + Sync {
     /// # Errors
     /// The state cannot be written.
     fn save(&self, state: &[u8]) -> Result<(), StageError>;
+    /// Returns all pieces that were added, in no particular order.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn pieces(&self) -> Result<Vec<Vec<u8>>, StageError> {
+        Ok(Vec::new())
+    }
+    /// Adds a piece: finished work that neither later work nor other processes change.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn add_piece(&self, _piece: &[u8]) -> Result<(), StageError> {
+        Ok(())
+    }
 }
 
 /// [`Checkpoints`] that keep nothing.

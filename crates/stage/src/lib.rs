@@ -10,6 +10,7 @@ mod error;
 mod file;
 mod inputs;
 mod memory;
+mod part;
 mod schema;
 mod seed;
 mod words;
@@ -21,6 +22,7 @@ pub use file::{FileError, open_file, read_file};
 pub use hemlock_failure::{ErrorKind, Failure};
 pub use inputs::{InputSet, Inputs, Need, Port};
 pub use memory::{Bytes, available};
+pub use part::Part;
 pub use schema::{each, output_schema, spec_schema};
 pub use seed::Seed;
 pub use words::{MESSAGE, VALUE, few, short};
@@ -140,6 +142,22 @@ pub trait Stage: Send + Sync + 'static {
         Ok(output.export())
     }
 
+    /// Whether a stage with these parameters can be computed in parts ([`Stage::part`]).
+    #[must_use]
+    fn splits(_params: &Self::Params) -> bool {
+        false
+    }
+
+    /// Computes one part of what [`Stage::run`] needs, and adds it to [`Context::checkpoints`] as pieces, where `run`
+    /// finds it. The output does not depend on which parts were computed before. It is called only if
+    /// [`Stage::splits`].
+    ///
+    /// # Errors
+    /// As [`Stage::run`].
+    fn part(_params: &Self::Params, _inputs: Self::Inputs, _part: Part, _ctx: &Context) -> Result<(), StageError> {
+        Err(StageError::internal(format!("the stage '{}' has no parts", Self::NAME)))
+    }
+
     /// Computes the output from parameters and inputs.
     ///
     /// # Errors
@@ -210,6 +228,17 @@ pub trait AnyStage: Send + Sync {
     /// # Errors
     /// The parameters are not this stage's, or the data cannot be read.
     fn source(&self, params: &Value, env: &Environment) -> Result<Option<String>, StageError>;
+    /// [`Stage::splits`], from parsed parameters.
+    ///
+    /// # Errors
+    /// The parameters are not this stage's.
+    fn splits(&self, params: &Value) -> Result<bool, StageError>;
+    /// [`Stage::part`], from parsed parameters.
+    ///
+    /// # Errors
+    /// - [`Stage::part`] returns an error.
+    /// - The parameters are not this stage's, or an input cannot be read.
+    fn part(&self, params: &Value, inputs: &InputSet, part: Part, ctx: &Context) -> Result<(), StageError>;
     /// Runs the stage, writes its output to `draft`, and returns the output's summary for the manifest.
     ///
     /// # Errors
@@ -365,6 +394,12 @@ impl<S: Stage> AnyStage for ErasedStage<S> {
     }
     fn source(&self, params: &Value, env: &Environment) -> Result<Option<String>, StageError> {
         S::source(&typed(params)?, env)
+    }
+    fn splits(&self, params: &Value) -> Result<bool, StageError> {
+        Ok(S::splits(&typed(params)?))
+    }
+    fn part(&self, params: &Value, inputs: &InputSet, part: Part, ctx: &Context) -> Result<(), StageError> {
+        S::part(&typed(params)?, S::Inputs::load(inputs)?, part, ctx)
     }
     fn run(&self, params: &Value, inputs: &InputSet, ctx: &Context, draft: &mut Draft) -> Result<Value, StageError> {
         let output = S::run(&typed(params)?, S::Inputs::load(inputs)?, ctx)?;

@@ -27,9 +27,9 @@ pub struct Entry {
 pub enum Remains {
     /// A published artifact that is not reachable.
     Artifact,
-    /// The scratch of a task that nobody works on: an unfinished output and a checkpoint.
+    /// The scratch of a task that nobody works on: an unfinished output, a checkpoint, pieces.
     Scratch,
-    /// What a killed attempt left in a task's scratch, except the checkpoint, which stays.
+    /// What a killed attempt left in a task's scratch, except the checkpoint and pieces, which stay.
     Leftovers,
 }
 
@@ -106,7 +106,7 @@ impl Store {
     }
 
     /// Finds what may be removed, given what to keep: artifacts, and scratch that nobody works on. A reachable task
-    /// keeps the checkpoint in its scratch, to be resumed.
+    /// keeps the checkpoint and the pieces in its scratch, to be resumed.
     ///
     /// # Errors
     /// As [`list`](Self::list), and [`StoreError::Io`](crate::StoreError::Io) if a task's lock cannot be taken.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <root>/<stage>/<key>/            a published artifact: manifest.json and payload files, never changed
-//! <root>/.partial/<stage>-<key>/   scratch of a task: unpublished output and its checkpoint
+//! <root>/.partial/<stage>-<key>/   scratch of a task: unpublished output, its checkpoint, its pieces
 //! <root>/.locks/<stage>-<key>.lock an empty file whose OS lock is held while the task is worked on
 //! <root>/.pipelines/               records: what every pipeline reached when it was last run
 //! ```
@@ -34,7 +34,7 @@ pub use error::{Result, StoreError, StoreErrorKind};
 pub use garbage::{Entry, Garbage, Keep, Remains, Removal};
 pub use hash::{Digest, Hash, Key, ParseHashError};
 pub use identity::{Change, Identity};
-pub use lock::Lock;
+pub use lock::{Lock, SharedLock};
 pub use manifest::{FileRecord, InputRecord, Manifest};
 pub use payload::{Artifact, Block, Element, Mapped, PayloadReader, PayloadWriter, Scratch};
 pub use record::{Claim, Record, Sweep};

@@ -1,4 +1,4 @@
-//! Work on one task at a time: the task's lock and its checkpoint.
+//! Work on one task at a time: the task's lock, its checkpoint, and its pieces.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::draft::Draft;
 use crate::fs::{absent_ok, create_dir, describe, dir_bytes, names, remove_dir, rename, sync_dir, write};
+use crate::hash::Digest;
 use crate::names::{MANIFEST, check_name};
 use crate::payload::{Encoding, PayloadFile};
 use crate::store::Store;
@@ -13,6 +14,9 @@ use crate::{Key, Result, StoreError};
 
 /// Name of the checkpoint's file, and the label in its header.
 const CHECKPOINT: &str = "checkpoint";
+
+/// What the name of a piece's file begins with, and the label in its header.
+const PIECE: &str = "piece";
 
 /// The exclusive right to work on a task. It ends when this is dropped or when the process dies.
 ///
@@ -41,8 +45,18 @@ impl Lock {
     }
 
     pub(crate) fn try_acquire(store: &Store, stage: &str, key: &Key) -> Result<Option<Self>> {
+        Self::tried(store, stage, key, File::try_lock)
+    }
+
+    /// The lock of a task, if `take` gets that of its file.
+    fn tried(
+        store: &Store,
+        stage: &str,
+        key: &Key,
+        take: impl FnOnce(&File) -> std::result::Result<(), TryLockError>,
+    ) -> Result<Option<Self>> {
         let (path, file) = open(store, stage, key)?;
-        match file.try_lock() {
+        match take(&file) {
             Ok(()) => Ok(Some(Self { store: store.clone(), stage: stage.to_owned(), key: *key, _file: file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(StoreError::io(&path, "lock")(e)),
@@ -59,7 +73,7 @@ impl Lock {
         &self.key
     }
 
-    /// Begins a new output. Removes what an earlier attempt left, except the checkpoint.
+    /// Begins a new output. Removes what an earlier attempt left, except the checkpoint and the pieces.
     ///
     /// There is room for one output only: drop or publish a draft before you begin another.
     ///
@@ -88,9 +102,14 @@ impl Lock {
     /// # Errors
     /// [`StoreError::Io`] if the file system fails.
     pub fn load_checkpoint(&self) -> Result<Option<Vec<u8>>> {
+        self.load(CHECKPOINT, CHECKPOINT)
+    }
+
+    /// Reads a file of the scratch. A damaged one is ignored with a warning.
+    fn load(&self, name: &str, label: &str) -> Result<Option<Vec<u8>>> {
         let read = || {
-            let file = PayloadFile::open(&self.scratch_dir().join(CHECKPOINT))?;
-            file.expect(CHECKPOINT, Encoding::U8)?;
+            let file = PayloadFile::open(&self.scratch_dir().join(name))?;
+            file.expect(label, Encoding::U8)?;
             let mut bytes = vec![0; file.header().elements()];
             file.read_into(&mut bytes)?;
             Ok(bytes)
@@ -100,7 +119,7 @@ impl Lock {
             Err(StoreError::Missing { .. }) => Ok(None),
             Err(e @ StoreError::Io { .. }) => Err(e),
             Err(e) => {
-                tracing::warn!(stage = self.stage, key = %self.key, "the checkpoint is ignored: {e}");
+                tracing::warn!(stage = self.stage, key = %self.key, "the {label} is ignored: {e}");
                 Ok(None)
             }
         }
@@ -111,10 +130,34 @@ impl Lock {
     /// # Errors
     /// [`StoreError::Io`] if the file system fails.
     pub fn save_checkpoint(&self, bytes: &[u8]) -> Result<()> {
+        self.save(CHECKPOINT, CHECKPOINT, bytes)
+    }
+
+    /// Reads all pieces of this task, in no particular order. Damaged ones are ignored with a warning.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the file system fails.
+    pub fn load_pieces(&self) -> Result<Vec<Vec<u8>>> {
+        let names = names(&self.scratch_dir())?;
+        let read = |name: &String| self.load(name, PIECE).transpose();
+        names.iter().filter(|name| is_piece(name)).filter_map(read).collect()
+    }
+
+    /// Adds a piece: finished work of a task whose output is not finished. A piece with the same bytes as another one
+    /// replaces it.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the file system fails.
+    pub fn add_piece(&self, bytes: &[u8]) -> Result<()> {
+        self.save(&format!("{PIECE}-{}", Digest::of(bytes)), PIECE, bytes)
+    }
+
+    /// Writes a file of the scratch. An older one is replaced only when the new one is on the disk.
+    fn save(&self, name: &str, label: &str, bytes: &[u8]) -> Result<()> {
         let dir = self.scratch()?;
-        let new = dir.join("checkpoint.new");
-        PayloadFile::create(&new, CHECKPOINT, Encoding::U8, &[bytes.len()], bytes)?;
-        rename(&new, &dir.join(CHECKPOINT))
+        let new = dir.join(format!("{name}.new"));
+        PayloadFile::create(&new, label, Encoding::U8, &[bytes.len()], bytes)?;
+        rename(&new, &dir.join(name))
     }
 
     /// Publishes the finished output as the artifact, replacing an older one.
@@ -150,11 +193,11 @@ impl Lock {
         self.discard_scratch()
     }
 
-    /// Removes what earlier attempts left in the scratch of the task, except the checkpoint.
+    /// Removes what earlier attempts left in the scratch of the task, except the checkpoint and the pieces.
     pub(crate) fn tidy(&self) -> Result<()> {
         let dir = self.scratch_dir();
         let mut left = names(&dir)?;
-        left.retain(|name| name != CHECKPOINT);
+        left.retain(|name| !stays(name));
         left.iter().try_for_each(|name| remove_dir(&dir.join(name)))?;
         match fs::remove_dir(&dir) {
             Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
@@ -165,7 +208,7 @@ impl Lock {
     /// The number of bytes that [`tidy`](Self::tidy) would free.
     pub(crate) fn untidy(&self) -> Result<u64> {
         let dir = self.scratch_dir();
-        names(&dir)?.iter().filter(|name| *name != CHECKPOINT).map(|name| dir_bytes(&dir.join(name))).sum()
+        names(&dir)?.iter().filter(|name| !stays(name)).map(|name| dir_bytes(&dir.join(name))).sum()
     }
 
     /// Removes the scratch of the task.
@@ -192,6 +235,51 @@ impl Lock {
     fn old_dir(&self) -> PathBuf {
         self.scratch_dir().join("old")
     }
+}
+
+/// The right to add pieces to a task, which several processes can have at the same time, and none while another has the
+/// task's [`Lock`]. It ends when this is dropped or when the process dies.
+#[derive(Debug)]
+pub struct SharedLock(Lock);
+
+impl SharedLock {
+    pub(crate) fn try_acquire(store: &Store, stage: &str, key: &Key) -> Result<Option<Self>> {
+        Ok(Lock::tried(store, stage, key, File::try_lock_shared)?.map(Self))
+    }
+
+    /// [`Lock::scratch`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn scratch(&self) -> Result<PathBuf> {
+        self.0.scratch()
+    }
+
+    /// [`Lock::load_pieces`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_pieces(&self) -> Result<Vec<Vec<u8>>> {
+        self.0.load_pieces()
+    }
+
+    /// [`Lock::add_piece`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn add_piece(&self, bytes: &[u8]) -> Result<()> {
+        self.0.add_piece(bytes)
+    }
+}
+
+/// Whether a file of the scratch is a piece.
+fn is_piece(name: &str) -> bool {
+    name.starts_with(PIECE) && !name.ends_with(".new")
+}
+
+/// Whether a file of the scratch is needed by the next attempt.
+fn stays(name: &str) -> bool {
+    name == CHECKPOINT || is_piece(name)
 }
 
 fn open(store: &Store, stage: &str, key: &Key) -> Result<(PathBuf, File)> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::fs::{file_len, is_dir, read};
-use crate::lock::Lock;
+use crate::lock::{Lock, SharedLock};
 use crate::manifest::Manifest;
 use crate::names::{MANIFEST, check_name};
 use crate::payload::{Artifact, PayloadFile, PayloadReader};
@@ -114,7 +114,15 @@ impl Store {
         Lock::try_acquire(self, stage, key)
     }
 
-    /// Removes what a killed attempt at a task left, except its checkpoint, unless somebody works on the task.
+    /// Takes the shared lock of a task, or returns `None` if somebody holds its lock.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock).
+    pub fn try_shared_lock(&self, stage: &str, key: &Key) -> Result<Option<SharedLock>> {
+        SharedLock::try_acquire(self, stage, key)
+    }
+
+    /// Removes what a killed attempt at a task left, except its checkpoint and its pieces, unless somebody works on the task.
     ///
     /// # Errors
     /// As [`lock`](Self::lock), and [`StoreError::Io`] if something cannot be removed.

@@ -362,6 +362,39 @@ fn leftovers_of_a_task_that_is_done_are_garbage_and_its_checkpoint_is_not() {
     assert_eq!(store.verify("target-params", &key).unwrap().pipeline, "one");
 }
 
+/// Several processes add pieces at a time, while nobody works on the whole task, and nobody removes them.
+#[test]
+fn pieces_are_added_together_and_stay_until_the_artifact_is_there() {
+    let (_dir, store) = store();
+    let (identity, other) = (identity(1), identity(2));
+    let key = identity.key();
+    let share = || store.try_shared_lock("target-params", &key).unwrap();
+    let (one, two) = (share().unwrap(), share().unwrap());
+    one.add_piece(b"one").unwrap();
+    two.add_piece(b"two").unwrap();
+    two.add_piece(b"two").unwrap();
+    assert!(store.try_lock("target-params", &key).unwrap().is_none(), "parts are being computed");
+    let keep = Keep { reachable: [("target-params".to_owned(), key)].into(), ..Keep::default() };
+    assert!(store.garbage(&Keep::default()).unwrap().is_empty(), "somebody works on it");
+    drop((one, two));
+    let scratch = store.root().join(".partial").join(format!("target-params-{key}"));
+    fs::write(scratch.join("piece-0.new"), b"half").unwrap();
+    store.sweep(|| ()).unwrap().remove(&keep).unwrap();
+    let whole = lock(&store, &identity);
+    assert!(share().is_none(), "somebody works on the whole task");
+    let mut pieces = whole.load_pieces().unwrap();
+    pieces.sort();
+    assert_eq!(pieces, [b"one", b"two"]);
+    // A damaged piece is as good as none.
+    let piece = fs::read_dir(&scratch).unwrap().next().unwrap().unwrap().path();
+    fs::write(piece, b"damaged").unwrap();
+    assert_eq!(whole.load_pieces().unwrap().len(), 1);
+    drop(whole);
+    publish(&store, &identity, "one", &[1.0]);
+    assert_eq!(lock(&store, &identity).load_pieces().unwrap(), Vec::<Vec<u8>>::new());
+    assert_eq!(lock(&store, &other).load_pieces().unwrap(), Vec::<Vec<u8>>::new());
+}
+
 /// Opening one of these files would never end; each is made anew.
 #[cfg(unix)]
 #[test]

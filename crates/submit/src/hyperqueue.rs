@@ -1,6 +1,6 @@
 //! The engine HyperQueue: one job per plan, whose tasks depend on each other.
 
-use crate::{Batch, Engine, SubmitError, Submitted, THREADS};
+use crate::{Batch, Engine, Job, SubmitError, Submitted, THREADS};
 use serde::Serialize;
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
@@ -15,20 +15,20 @@ pub struct HyperQueue {
 struct JobFile<'a> {
     name: &'a str,
     #[serde(rename = "task")]
-    tasks: Vec<Task<'a>>,
+    tasks: Vec<Task>,
 }
 
 #[derive(Serialize)]
-struct Task<'a> {
+struct Task {
     id: usize,
-    command: &'a [String],
+    command: Vec<String>,
     cwd: String,
     stdout: String,
     stderr: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     time_limit: Option<String>,
-    #[serde(skip_serializing_if = "<[usize]>::is_empty")]
-    deps: &'a [usize],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    deps: Vec<usize>,
     env: BTreeMap<&'static str, String>,
     request: [Request; 1],
 }
@@ -38,26 +38,45 @@ struct Request {
     resources: BTreeMap<&'static str, String>,
 }
 
+impl Task {
+    fn new(batch: &Batch, job: &Job, id: usize, command: Vec<String>, deps: Vec<usize>) -> Self {
+        let mut resources = BTreeMap::from([("cpus", job.resources.cpus().to_string())]);
+        resources.extend(job.resources.memory.map(|memory| ("mem", memory.mebibytes().to_string())));
+        resources.extend(job.resources.gpus.map(|gpus| ("gpus/nvidia", gpus.to_string())));
+        // Each task of a submission has its own logs, because HyperQueue truncates files that exist.
+        let own = if id == job.id { "%{JOB_ID}" } else { "%{JOB_ID}.%{TASK_ID}" };
+        Self {
+            id,
+            command,
+            cwd: batch.folder.display().to_string(),
+            stdout: job.log.with_extension(format!("{own}.log")).display().to_string(),
+            stderr: job.log.with_extension(format!("{own}.err")).display().to_string(),
+            time_limit: job.resources.time.map(|time| format!("{}s", time.seconds())),
+            deps,
+            env: BTreeMap::from([(THREADS, job.resources.cpus().to_string())]),
+            request: [Request { resources }],
+        }
+    }
+}
+
 impl Engine for HyperQueue {
     fn show(&self, batch: &Batch) -> String {
-        let tasks = batch.jobs.iter().map(|job| {
-            let mut resources = BTreeMap::from([("cpus", job.resources.cpus().to_string())]);
-            resources.extend(job.resources.memory.map(|memory| ("mem", memory.mebibytes().to_string())));
-            resources.extend(job.resources.gpus.map(|gpus| ("gpus/nvidia", gpus.to_string())));
-            Task {
-                id: job.id,
-                command: &job.argv,
-                cwd: batch.folder.display().to_string(),
-                // Each submission has its own logs, because HyperQueue truncates files that exist.
-                stdout: job.log.with_extension("%{JOB_ID}.log").display().to_string(),
-                stderr: job.log.with_extension("%{JOB_ID}.err").display().to_string(),
-                time_limit: job.resources.time.map(|time| format!("{}s", time.seconds())),
-                deps: &job.after,
-                env: BTreeMap::from([(THREADS, job.resources.cpus().to_string())]),
-                request: [Request { resources }],
+        let mut free = batch.jobs.iter().map(|job| job.id + 1).max().unwrap_or(0)..;
+        let mut tasks = Vec::new();
+        for job in &batch.jobs {
+            let mut after = job.after.clone();
+            if job.parts > 1 {
+                let parts = (1..=job.parts).zip(&mut free).map(|(number, id)| {
+                    let argv = [&*job.argv, &["--part".to_owned(), format!("{number}/{}", job.parts)]].concat();
+                    Task::new(batch, job, id, argv, job.after.clone())
+                });
+                let parts: Vec<Task> = parts.collect();
+                after = parts.iter().map(|part| part.id).collect();
+                tasks.extend(parts);
             }
-        });
-        let file = JobFile { name: &batch.pipeline, tasks: tasks.collect() };
+            tasks.push(Task::new(batch, job, job.id, job.argv.clone(), after));
+        }
+        let file = JobFile { name: &batch.pipeline, tasks };
         toml::to_string(&file).expect("a job file is a table of plain values")
     }
 

@@ -29,6 +29,9 @@ pub struct Job {
     pub artifact: PathBuf,
     /// The program and its arguments.
     pub argv: Vec<String>,
+    /// Number of parts that jobs of their own compute before this one; 1 if it computes all by itself. A part has this
+    /// job's arguments, followed by `--part I/N`, from `1/N` to `N/N`.
+    pub parts: u32,
     /// The numbers of the jobs that must be done before.
     pub after: Vec<usize>,
     /// The resources that the job needs.
@@ -115,6 +118,7 @@ mod testing {
             name: name.to_owned(),
             artifact: PathBuf::from(format!("/data/artifacts/{name}")),
             argv: ["/bin/hemlock", "run", "it's.toml", "--task", name].map(str::to_owned).to_vec(),
+            parts: 1,
             after: after.to_vec(),
             resources,
             log: PathBuf::from(format!("/data/artifacts/logs/{name}.log")),
@@ -128,8 +132,9 @@ mod testing {
             folder: PathBuf::from("/home/a user"),
             jobs: vec![
                 job(2, "features", &[], Resources::default()),
-                job(3, "pretrain", &[], large),
-                job(5, "evaluate", &[2, 3], Resources::default()),
+                job(3, "pretrain", &[], large.clone()),
+                Job { parts: 2, ..job(4, "invert", &[2, 3], large) },
+                job(5, "evaluate", &[2, 4], Resources::default()),
             ],
         }
     }

@@ -1,4 +1,5 @@
-//! The engine Slurm: one job per task, which waits for the jobs that it depends on (`afterok`).
+//! The engine Slurm: one job per task, which waits for the jobs that it depends on (`afterok`), and before it an array
+//! of jobs for its parts, if it has any.
 
 use crate::{Batch, Engine, Job, SubmitError, Submitted, THREADS, command_line, quoted};
 use std::{
@@ -17,13 +18,17 @@ impl Engine for Slurm {
         let mut text = format!("#!/bin/sh\nset -e\nmkdir -p {}\n", folders.join(" "));
         for job in &batch.jobs {
             // A job's number may be followed by a semicolon and the name of a cluster, which is cut off.
-            let after: Vec<String> = job.after.iter().map(|id| format!("${{job{id}%%;*}}")).collect();
-            let options: Vec<String> = options(batch, job).iter().map(|option| quoted(option)).collect();
-            let mut line = format!("job{}=$(sbatch {}", job.id, options.join(" "));
-            if !after.is_empty() {
-                line += &format!(" --dependency=afterok:{}", after.join(":"));
+            let mut after: Vec<String> = job.after.iter().map(|id| format!("${{job{id}%%;*}}")).collect();
+            for step in Step::of(job) {
+                let variable = format!("{}{}", if step.is_array { "parts" } else { "job" }, job.id);
+                let options: Vec<String> = step.options(batch).iter().map(|option| quoted(option)).collect();
+                text += &format!("{variable}=$(sbatch {}", options.join(" "));
+                if !after.is_empty() {
+                    text += &format!(" --dependency=afterok:{}", after.join(":"));
+                }
+                text += &format!(" <<'END'\n{}END\n)\n", step.script());
+                after = vec![format!("${{{variable}%%;*}}")];
             }
-            text += &format!("{line} <<'END'\n{}END\n)\n", script(job));
         }
         text
     }
@@ -39,21 +44,74 @@ impl Engine for Slurm {
                 submitted.queued += 1;
                 continue;
             }
-            let after: Vec<&str> = job.after.iter().filter_map(|id| ids.get(id)).map(String::as_str).collect();
-            let mut sbatch = Command::new("sbatch");
-            sbatch.args(options(batch, job));
-            if !after.is_empty() {
-                sbatch.arg(format!("--dependency=afterok:{}", after.join(":")));
+            let mut after: Vec<String> = job.after.iter().filter_map(|id| ids.get(id)).cloned().collect();
+            for step in Step::of(job) {
+                let name = step.name();
+                let mut sbatch = Command::new("sbatch");
+                sbatch.args(step.options(batch));
+                if !after.is_empty() {
+                    sbatch.arg(format!("--dependency=afterok:{}", after.join(":")));
+                }
+                let said = said(sbatch, "sbatch", &step.script(), &name)?;
+                let id =
+                    id(&said).ok_or_else(|| SubmitError::NoNumber { job: name.clone(), said: said.trim().into() })?;
+                tell(&format!("{id}\t{name}"));
+                ids.insert(job.id, id.to_owned());
+                after = vec![id.to_owned()];
             }
-            let said = said(sbatch, "sbatch", &script(job), &job.name)?;
-            let id =
-                id(&said).ok_or_else(|| SubmitError::NoNumber { job: job.name.clone(), said: said.trim().into() })?;
-            let id = id.to_owned();
             submitted.new += 1;
-            tell(&format!("{id}\t{}", job.name));
-            ids.insert(job.id, id);
         }
         Ok(submitted)
+    }
+}
+
+/// What is submitted for a task, one step after the other: the array of its parts, if it has any, and the task itself.
+struct Step<'a> {
+    job: &'a Job,
+    is_array: bool,
+}
+
+impl<'a> Step<'a> {
+    fn of(job: &'a Job) -> impl Iterator<Item = Self> {
+        let array = (job.parts > 1).then_some(Self { job, is_array: true });
+        array.into_iter().chain([Self { job, is_array: false }])
+    }
+
+    fn name(&self) -> String {
+        if self.is_array { format!("{}-parts", self.job.name) } else { self.job.name.clone() }
+    }
+
+    fn options(&self, batch: &Batch) -> Vec<String> {
+        let Job { resources, artifact, log, parts, .. } = self.job;
+        let (comment, log) = if self.is_array {
+            (format!("{}#parts", artifact.display()), log.with_extension("part-%a.log"))
+        } else {
+            (artifact.display().to_string(), log.clone())
+        };
+        let mut options = vec![
+            "--parsable".to_owned(),
+            format!("--job-name={}", self.name()),
+            format!("--comment={comment}"),
+            format!("--chdir={}", batch.folder.display()),
+            format!("--output={}", log.display()),
+            "--open-mode=append".to_owned(),
+            // Without this, the dependents of a job that failed would wait forever.
+            "--kill-on-invalid-dep=yes".to_owned(),
+            "--requeue".to_owned(),
+            format!("--cpus-per-task={}", resources.cpus()),
+        ];
+        options.extend(self.is_array.then(|| format!("--array=1-{parts}")));
+        options.extend(resources.memory.map(|memory| format!("--mem={}M", memory.mebibytes())));
+        options.extend(resources.time.map(|time| format!("--time={time}")));
+        options.extend(resources.gpus.map(|gpus| format!("--gres=gpu:{gpus}")));
+        options.extend(resources.options.iter().cloned());
+        options
+    }
+
+    fn script(&self) -> String {
+        let Job { resources, argv, parts, .. } = self.job;
+        let part = if self.is_array { format!(" --part \"$SLURM_ARRAY_TASK_ID/{parts}\"") } else { String::new() };
+        format!("#!/bin/sh\nexport {THREADS}={}\nexec {}{part}\n", resources.cpus(), command_line(argv))
     }
 }
 
@@ -76,31 +134,6 @@ fn queued(line: &str) -> Option<(&str, &str)> {
     let mut parts = line.trim().splitn(3, '|');
     let (id, reason, artifact) = (parts.next()?, parts.next()?, parts.next()?);
     (reason.trim() != "DependencyNeverSatisfied").then_some((id.trim(), artifact.trim()))
-}
-
-fn options(batch: &Batch, job: &Job) -> Vec<String> {
-    let resources = &job.resources;
-    let mut options = vec![
-        "--parsable".to_owned(),
-        format!("--job-name={}", job.name),
-        format!("--comment={}", job.artifact.display()),
-        format!("--chdir={}", batch.folder.display()),
-        format!("--output={}", job.log.display()),
-        "--open-mode=append".to_owned(),
-        // Without this, the dependents of a job that failed would wait forever.
-        "--kill-on-invalid-dep=yes".to_owned(),
-        "--requeue".to_owned(),
-        format!("--cpus-per-task={}", resources.cpus()),
-    ];
-    options.extend(resources.memory.map(|memory| format!("--mem={}M", memory.mebibytes())));
-    options.extend(resources.time.map(|time| format!("--time={time}")));
-    options.extend(resources.gpus.map(|gpus| format!("--gres=gpu:{gpus}")));
-    options.extend(resources.options.iter().cloned());
-    options
-}
-
-fn script(job: &Job) -> String {
-    format!("#!/bin/sh\nexport {THREADS}={}\nexec {}\n", job.resources.cpus(), command_line(&job.argv))
 }
 
 /// Runs a command with text on stdin, and returns its stdout.

@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::Result;
 use hemlock_models::Backend;
-use hemlock_pipeline::{Decision, Plan, Spec, commands_of, remember};
+use hemlock_pipeline::{Decision, Plan, Spec, Task, commands_of, remember};
 use hemlock_report::words::count;
 use hemlock_submit::{Batch, Engine, HyperQueue, Job, Slurm, Submitted};
 use std::{collections::BTreeSet, path::Path};
@@ -79,11 +79,18 @@ impl App<'_> {
                 name: format!("{}-{}", task.node, task.key.short()),
                 artifact: root.join(task.folder()),
                 argv: self.argv(&program, spec, task, device, |path| folder.join(path)),
+                parts: if self.splits(task)? { resources.parts() } else { 1 },
                 after: inputs.intersection(&left).copied().collect(),
                 resources,
                 log: root.join(format!("logs/{}.log", task.folder())),
             });
         }
         Ok(jobs)
+    }
+
+    /// Whether a task can be computed in parts.
+    fn splits(&self, task: &Task) -> Result<bool> {
+        let node = self.project.graph.node(task.node);
+        Ok(node.map(|node| node.stage.splits(&task.params)).transpose()?.unwrap_or(false))
     }
 }
