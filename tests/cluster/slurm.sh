@@ -124,6 +124,9 @@ made | cmp - "$dir/before" || fail "an artifact was made again"
 diff=$("$hemlock" diff "$dir/local" "$dir/slurm")
 [ "$(grep -c identical <<<"$diff")" = 16 ] || fail "other artifacts than those of a local run: $diff"
 
+parts=$(find "$dir/slurm/logs/invert" -name '*.part-[123].log' | wc -l)
+[ "$parts" = 12 ] || fail "4 inversions in 3 parts should have left 12 logs, not $parts"
+
 echo "a task refuses to run where the spec has changed" >&2
 key=$(basename "$(find "$dir/slurm/evaluate" -mindepth 1 -maxdepth 1 | head -n 1)")
 status=0

@@ -403,7 +403,7 @@ fn parts_of_a_task_are_computed_by_processes_of_their_own() {
     assert!(project.ok(&format!("{task} --part 2/3")).err.contains("1 cached"), "all is done");
     project.ok("run tiny");
     let diff = project.ok("diff whole artifacts").out;
-    assert_eq!((diff.matches("identical").count(), diff.contains("differ")), (7, false), "{diff}");
+    assert_eq!(diff.matches("identical").count(), 7, "{diff}");
 
     let evaluate = format!("run tiny --root other --task {} --part 1/2", key("evaluate"));
     project.fails(&evaluate, 2, &["the stage 'evaluate'", "not computed in parts", "leave `--part` out"]);

@@ -297,7 +297,8 @@ images.")]
         /// Run only the task with this key; its inputs must exist
         #[arg(long, value_name = "KEY")]
         task: Option<Key>,
-        /// Compute only this part of the task, such as `3/64`, and keep it for the run of the whole task (docs/cluster.md)
+        /// Compute only this part of the task, such as `3/64`, and keep it for the run of the whole task
+        /// (docs/cluster.md)
         #[arg(long, value_name = "I/N", requires = "task", conflicts_with = "repair")]
         part: Option<Part>,
         // Accepted only so that an error can say what to use instead.

@@ -4,6 +4,7 @@ use super::*;
 use hemlock_artifact::{AttackSpec, FeatureSplit, Images, Normalization};
 use hemlock_fixtures::{context, network, patterns};
 use hemlock_head::{FitOptions, Head, fit};
+use hemlock_perturb::CleanFeatureStats;
 use hemlock_stage::{Bar, Cancel, Checkpoints, ErrorKind, Params as _, Progress, Stage as _};
 use hemlock_threat::ConstraintKinds;
 use ndarray::Axis;

@@ -122,7 +122,8 @@ impl Store {
         SharedLock::try_acquire(self, stage, key)
     }
 
-    /// Removes what a killed attempt at a task left, except its checkpoint and its pieces, unless somebody works on the task.
+    /// Removes what a killed attempt at a task left, except its checkpoint and its pieces, unless somebody works on the
+    /// task.
     ///
     /// # Errors
     /// As [`lock`](Self::lock), and [`StoreError::Io`] if something cannot be removed.
