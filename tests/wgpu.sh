@@ -22,3 +22,4 @@ fi
 "$1" diff "$root/flex" "$root/wgpu" --tolerance 0.1 --points 10
 "$1" self-test --device wgpu "feature matching"
 "$1" self-test --device wgpu decoder
+"$1" self-test --device wgpu "pass of a head"

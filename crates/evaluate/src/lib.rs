@@ -10,7 +10,8 @@ use hemlock_artifact::{
 };
 use hemlock_attack::attacks::constraint;
 use hemlock_defences::DefenceSpec;
-use hemlock_head::{FitOptions, Head, Preconditioner, Samples, fit};
+use hemlock_head::{FitOptions, Head, Preconditioner, Samples, fit_with};
+use hemlock_head_device::passes;
 use hemlock_models::extracted;
 use hemlock_perturb::visibility;
 use hemlock_stage::{About, Context, ParamError, Port, StageError, StageRole, inputs};
@@ -231,7 +232,8 @@ fn loss_bound_of(inputs: &Inputs, clean: Samples, m: usize, data: &VictimData) -
     };
     let bar = ctx.progress.start("loss bound", 0, "steps");
     let start = LossBoundStart { head: &inputs.target.clean, preconditioner: preconditioner.map(Arc::as_ref) };
-    let loss_bound = loss_bound(clean, &constraint, m, *weight_decay, start, &|step, _| {
+    let clean = [clean];
+    let loss_bound = loss_bound(&passes(&clean, ctx)?, &constraint, m, *weight_decay, start, &|step, _| {
         bar.at(step as u64);
         !ctx.cancel.requested()
     })?;
@@ -397,7 +399,7 @@ impl Victims<'_> {
         let cancel = self.data.ctx.cancel;
         let preconditioner = self.data.preconditioner.cloned();
         let options = FitOptions { preconditioner, ..FitOptions::new(self.data.weight_decay) };
-        let trained = fit(&[clean], &options, &|_, _| !cancel.requested())?;
+        let trained = fit_with(&passes(&[clean], self.data.ctx)?, &options, &|_, _| !cancel.requested())?;
         self.data.ctx.check()?;
         Ok(trained.head)
     }

@@ -4,8 +4,8 @@ use ndarray::{Array2, Axis};
 
 use crate::loss::objective;
 use crate::samples::count;
-use crate::{Fit, Head, HeadError, Precision, Samples};
-use hemlock_optim::{Limits, minimize};
+use crate::{Fit, Head, HeadError, Passes};
+use hemlock_optim::Limits;
 
 /// Fits the head `(a W, b)` to minimise the training objective over the scale `a` and the biases `b`, while the
 /// direction of the weights `W` stays. The gradient norm of the result is that with respect to `a` and `b`.
@@ -24,10 +24,10 @@ use hemlock_optim::{Limits, minimize};
 /// # Errors
 /// Returns an error if there are no samples, if the samples do not fit the head, if the weight decay is negative or not
 /// finite, or if the best scale is not positive ([`HeadError::NoScale`]): the reversed head would fit better.
-pub fn calibrate(head: &Head, blocks: &[Samples<'_>], weight_decay: f64) -> Result<Fit, HeadError> {
+pub fn calibrate(head: &Head, passes: &Passes<'_, '_>, weight_decay: f64) -> Result<Fit, HeadError> {
     HeadError::check_non_negative("weight_decay", weight_decay)?;
-    head.check_samples(blocks)?;
-    let count = count(blocks)?;
+    head.check_samples(passes.blocks())?;
+    let count = count(passes.blocks())?;
     let (classes, dim) = (head.classes(), head.dim());
     let expand = |scale_and_bias: &Array2<f64>| {
         let mut packed = head.packed().to_owned();
@@ -38,10 +38,11 @@ pub fn calibrate(head: &Head, blocks: &[Samples<'_>], weight_decay: f64) -> Resu
     };
     let mut start = Array2::ones((1, classes + 1));
     start.iter_mut().skip(1).zip(head.bias()).for_each(|(to, from)| *to = *from);
-    let found = minimize(
+    let found = passes.minimize(
         start,
-        |at| {
-            let (value, gradient) = objective(expand(at).view(), blocks, (count, weight_decay), Precision::Double);
+        |at, pass| {
+            let packed = expand(at);
+            let (value, gradient) = objective(packed.view(), pass(packed.view()), (count, weight_decay));
             let (along_weight, along_bias) = gradient.view().split_at(Axis(1), dim);
             let mut reduced = Array2::zeros((1, classes + 1));
             reduced[[0, 0]] = along_weight.iter().zip(head.weight()).map(|(g, w)| g * w).sum();
@@ -76,7 +77,7 @@ mod tests {
         let data = GaussianClusters::new(400, 6, 4, 3);
         let clean = crate::fit(&[data.samples()], &crate::FitOptions::new(1e-3), &|_, _| true).unwrap().head;
         let reversed = Head::from_packed(&clean.packed() * -1.0).unwrap();
-        assert!(matches!(calibrate(&reversed, &[data.samples()], 1e-3), Err(HeadError::NoScale { .. })));
+        assert!(matches!(calibrate(&reversed, &Passes::new(&[data.samples()]), 1e-3), Err(HeadError::NoScale { .. })));
     }
 
     /// The derivative with respect to the scale of weights this large has a rounding error above the tolerance.
@@ -84,9 +85,9 @@ mod tests {
     fn says_where_it_stops_before_its_tolerance() {
         let data = GaussianClusters::new(400, 6, 4, 3);
         let clean = crate::fit(&[data.samples()], &crate::FitOptions::new(1e-3), &|_, _| true).unwrap().head;
-        assert!(calibrate(&clean, &[data.samples()], 1e-3).unwrap().converged);
+        assert!(calibrate(&clean, &Passes::new(&[data.samples()]), 1e-3).unwrap().converged);
         let large = Head::from_packed(&clean.packed() * 1e9).unwrap();
-        assert!(!calibrate(&large, &[data.samples()], 1e-3).unwrap().converged);
+        assert!(!calibrate(&large, &Passes::new(&[data.samples()]), 1e-3).unwrap().converged);
     }
 
     #[test]
@@ -94,7 +95,7 @@ mod tests {
         let data = GaussianClusters::new(400, 6, 4, 3);
         let clean = crate::fit(&[data.samples()], &crate::FitOptions::new(1e-3), &|_, _| true).unwrap().head;
         let head = Head::from_packed(&clean.packed() * 2.0 + random(4, 7, 9)).unwrap();
-        let Fit { head: calibrated, converged, .. } = calibrate(&head, &[data.samples()], 1e-3).unwrap();
+        let Fit { head: calibrated, converged, .. } = calibrate(&head, &Passes::new(&[data.samples()]), 1e-3).unwrap();
         assert!(converged);
         let (value, gradient) = loss_and_gradient(&calibrated, &[data.samples()], 1e-3).unwrap();
         assert!(value < loss_and_gradient(&head, &[data.samples()], 1e-3).unwrap().0);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::loss::objective;
 use crate::precondition::Preconditioner;
 use crate::samples::count;
-use crate::{Head, HeadError, Precision, Samples};
+use crate::{Head, HeadError, Passes, Samples};
 use hemlock_optim::Limits;
 
 /// Options of [`fit`].
@@ -48,7 +48,7 @@ pub struct Fit {
 }
 
 /// Trains a head on the samples of all blocks, by full-batch preconditioned L-BFGS. With large samples
-/// ([`Precision::of_search`]) the first steps are taken in single precision, and the last in double precision.
+/// ([`Passes::new`]) the first steps are taken in single precision, and the last in double precision.
 ///
 /// `keep_going` is called before every step with the number of steps taken and the gradient norm. If it returns false,
 /// the current head is returned, with `converged` false.
@@ -65,16 +65,19 @@ pub fn fit(
     options: &FitOptions,
     keep_going: &dyn Fn(usize, f64) -> bool,
 ) -> Result<Fit, HeadError> {
-    fit_from(Precision::of_search(blocks), blocks, options, keep_going)
+    fit_with(&Passes::new(blocks), options, keep_going)
 }
 
-/// [`fit`] whose first steps have the given precision.
-fn fit_from(
-    precision: Precision,
-    blocks: &[Samples<'_>],
+/// [`fit`] with given passes over the samples.
+///
+/// # Errors
+/// Returns the errors of [`fit`].
+pub fn fit_with(
+    passes: &Passes<'_, '_>,
     options: &FitOptions,
     keep_going: &dyn Fn(usize, f64) -> bool,
 ) -> Result<Fit, HeadError> {
+    let blocks = passes.blocks();
     HeadError::check_non_negative("weight_decay", options.weight_decay)?;
     HeadError::check_non_negative("gradient_tolerance", options.gradient_tolerance)?;
     let count = count(blocks)?;
@@ -88,9 +91,9 @@ fn fit_from(
     let given = options.preconditioner.as_ref();
     let preconditioner = Preconditioner::given_or_new(given, blocks, options.weight_decay, &start)?;
     let limits = Limits { gradient_tolerance: options.gradient_tolerance, max_iterations: options.max_iterations };
-    let found = precision.minimize(
+    let found = passes.minimize(
         start.into_packed(),
-        |packed, precision| objective(packed.view(), blocks, (count, options.weight_decay), precision),
+        |packed, pass| objective(packed.view(), pass(packed.view()), (count, options.weight_decay)),
         |gradient| preconditioner.apply(gradient),
         &limits,
         keep_going,
@@ -257,7 +260,7 @@ mod tests {
         let options = FitOptions { gradient_tolerance: 1e-9, ..FitOptions::new(1e-3) };
         let blocks = [clean, poisons];
         let double = run(&blocks, &options);
-        let single = fit_from(Precision::Single, &blocks, &options, &|_, _| true).unwrap();
+        let single = fit_with(&Passes::in_single(&blocks), &options, &|_, _| true).unwrap();
         assert_minimum(&single, &blocks, &options);
         assert_close(&single.head.into_packed(), &double.head.into_packed(), 1e-6);
         assert!(single.iterations < 2 * double.iterations, "{} {}", single.iterations, double.iterations);

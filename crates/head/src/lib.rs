@@ -28,6 +28,7 @@ mod loss;
 mod margin;
 mod mixed;
 mod parameters;
+mod passes;
 mod precondition;
 mod predict;
 mod product;
@@ -37,15 +38,16 @@ pub mod testing;
 
 pub use calibrate::calibrate;
 pub use error::HeadError;
-pub use fit::{Fit, FitOptions, fit};
+pub use fit::{Fit, FitOptions, fit, fit_with};
 pub use hessian::{HessianSolution, SolveOptions, hessian_vector_sum, solve_hessian};
 pub use loss::{
     LossAndGradient, Precision, add_weight_decay, gradient_sum, gradient_sum_of, loss_and_gradient,
-    loss_and_gradient_sum, mean_loss, pass,
+    loss_and_gradient_sum, mean_loss,
 };
 pub use margin::smoothed_error;
 pub use mixed::{implicit_gradient, mixed_derivative, mixed_derivative_of, product_and_derivative};
 pub use parameters::{Head, unpack};
+pub use passes::{Pass, Passes, RoughPass, volume};
 pub use precondition::Preconditioner;
 pub use predict::{accuracy, judge, judgements, logits, per_class_accuracy, predict, probabilities};
 pub use samples::{Samples, subsample};

@@ -7,7 +7,6 @@ use crate::kernel::{CHUNK, map_chunks, residuals, scores, scores_in, subtract_la
 use crate::parameters::{unpack, unpack_mut};
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
-use hemlock_optim::{Level, Limits, Minimum, minimize_in_levels};
 
 /// The mean cross-entropy over all blocks in nats, without weight decay.
 ///
@@ -60,18 +59,16 @@ pub fn loss_and_gradient(
 ) -> Result<(f64, Array2<f64>), HeadError> {
     HeadError::check_non_negative("weight_decay", weight_decay)?;
     head.check_samples(blocks)?;
-    Ok(objective(head.packed(), blocks, (count(blocks)?, weight_decay), Precision::Double))
+    let pass = pass(head.packed(), blocks, Precision::Double);
+    Ok(objective(head.packed(), pass, (count(blocks)?, weight_decay)))
 }
 
-/// [`loss_and_gradient`] for arguments that were checked before: packed parameters `[K, d + 1]` and the number `count`
-/// of all samples.
+/// The training objective and its gradient, from a pass over all `count` samples at packed parameters `[K, d + 1]`.
 pub(crate) fn objective(
     packed: ArrayView2<'_, f64>,
-    blocks: &[Samples<'_>],
+    LossAndGradient { loss, mut gradient, .. }: LossAndGradient,
     (count, weight_decay): (usize, f64),
-    precision: Precision,
 ) -> (f64, Array2<f64>) {
-    let LossAndGradient { loss, mut gradient, .. } = pass(packed, blocks, precision);
     gradient /= count as f64;
     let decay = add_weight_decay(packed, weight_decay, &mut gradient);
     (loss / count as f64 + decay, gradient)
@@ -112,43 +109,10 @@ pub enum Precision {
     Double,
 }
 
-/// Changes of a mean loss in single precision below this, relative to `1 +` the loss, are rounding noise.
-const SINGLE_NOISE: f64 = 1e-7;
-/// Products of this many samples, features and classes are large.
-const LARGE: usize = 1 << 33;
-
-impl Precision {
-    /// Single precision for a search over large samples of which only the end has to be precise: where the number of
-    /// samples, of features and of classes have a product of at least 2³³. It depends on these numbers alone.
-    #[must_use]
-    pub fn of_search(blocks: &[Samples<'_>]) -> Self {
-        let product = |block: &Samples<'_>| block.len().saturating_mul(block.dim()).saturating_mul(block.classes());
-        if blocks.iter().map(product).fold(0, usize::saturating_add) >= LARGE { Self::Single } else { Self::Double }
-    }
-
-    /// Minimises an objective from `start` whose first steps have this precision, and whose last ones are in double
-    /// precision. `objective` is called with packed parameters and a precision; see
-    /// [`minimize_in_levels`](hemlock_optim::minimize_in_levels) for the rest.
-    pub fn minimize(
-        self,
-        start: Array2<f64>,
-        objective: impl Fn(&Array2<f64>, Self) -> (f64, Array2<f64>),
-        precondition: impl Fn(&Array2<f64>) -> Array2<f64>,
-        limits: &Limits,
-        keep_going: &dyn Fn(usize, f64) -> bool,
-    ) -> Minimum {
-        let single = |at: &Array2<f64>| objective(at, Self::Single);
-        let double = |at: &Array2<f64>| objective(at, Self::Double);
-        let rough = [Level { objective: &single, noise: SINGLE_NOISE }];
-        let rough = if self == Self::Single { &rough[..] } else { &[] };
-        minimize_in_levels(start, (rough, Level::exact(&double)), precondition, limits, keep_going)
-    }
-}
-
 /// The summed cross-entropy of packed parameters, with its gradient and the number of correct predictions, in one pass
 /// over samples that fit the parameters.
 #[must_use]
-pub fn pass(packed: ArrayView2<'_, f64>, blocks: &[Samples<'_>], precision: Precision) -> LossAndGradient {
+pub(crate) fn pass(packed: ArrayView2<'_, f64>, blocks: &[Samples<'_>], precision: Precision) -> LossAndGradient {
     match precision {
         Precision::Single => pass_in(packed.mapv(|w| w as f32).view(), blocks),
         Precision::Double => pass_in(packed, blocks),

@@ -138,6 +138,19 @@ impl<'a> Samples<'a> {
         }
     }
 
+    /// All features, `[n, d]`, in single precision: a view if they are stored so, and a rounded copy otherwise.
+    pub fn to_f32(&self) -> CowArray<'a, f32, Ix2> {
+        match self.features {
+            FloatMatrix::F64(z) => z.mapv(|z| z as f32).into(),
+            FloatMatrix::F32(z) => z.into(),
+        }
+    }
+
+    /// Whether the features are stored in single precision.
+    pub fn is_single(&self) -> bool {
+        matches!(self.features, FloatMatrix::F32(_))
+    }
+
     /// The features of the given rows, in the given order, `[rows.len(), d]`.
     ///
     /// # Panics
@@ -155,7 +168,7 @@ impl<'a> Samples<'a> {
     }
 
     /// Consecutive chunks of `size` rows; the last one may be shorter.
-    pub(crate) fn chunks_of(&self, size: usize) -> impl ExactSizeIterator<Item = Self> {
+    pub fn chunks_of(&self, size: usize) -> impl ExactSizeIterator<Item = Self> {
         let (all, count) = (*self, self.len());
         (0..count.div_ceil(size)).map(move |i| all.rows(i * size..count.min((i + 1) * size)))
     }

@@ -13,6 +13,7 @@ use std::{
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::atomic::AtomicBool,
     thread,
     time::{Duration, Instant},
 };
@@ -409,7 +410,7 @@ impl Runner<'_> {
         &self,
         task: &Task,
         device: &str,
-        (checkpoints, scratch): (&dyn Checkpoints, &Path),
+        (checkpoints, scratch, on_device): (&dyn Checkpoints, &Path, &AtomicBool),
         work: impl FnOnce(&Context) -> Result<T, StageError>,
     ) -> Result<T, StageError> {
         let named = Named { progress: self.options.progress, task };
@@ -420,6 +421,7 @@ impl Runner<'_> {
             progress: if self.options.jobs.get() > 1 { &named } else { self.options.progress },
             cancel: self.options.cancel,
             checkpoints,
+            on_device,
             scratch,
         })
     }
@@ -428,10 +430,11 @@ impl Runner<'_> {
         let node = node(self.graph, task)?;
         let (set, used) = self.inputs(task)?;
         let mut draft = lock.begin()?;
-        let kept: (&dyn Checkpoints, &Path) = (&LockCheckpoints(lock), &lock.scratch()?);
+        let (scratch, on_device) = (lock.scratch()?, AtomicBool::new(node.stage.uses_device(&task.params)?));
+        let given: (&dyn Checkpoints, &Path, &AtomicBool) = (&LockCheckpoints(lock), &scratch, &on_device);
         let summary =
-            self.in_context(task, device, kept, |context| node.stage.run(&task.params, &set, context, &mut draft))?;
-        let host = !node.stage.uses_device(&task.params)?;
+            self.in_context(task, device, given, |context| node.stage.run(&task.params, &set, context, &mut draft))?;
+        let host = !on_device.into_inner();
         Ok(draft.publish(ManifestDraft {
             identity: task.identity.clone(),
             inputs: used,
@@ -448,8 +451,9 @@ impl Runner<'_> {
     fn part(&self, task: &Task, lock: &SharedLock, part: Part, device: &str) -> Result<(), StageError> {
         let stage = &node(self.graph, task)?.stage;
         let (set, _) = self.inputs(task)?;
-        let kept: (&dyn Checkpoints, &Path) = (&PieceCheckpoints(lock), &lock.scratch()?);
-        self.in_context(task, device, kept, |context| stage.part(&task.params, &set, part, context))
+        let (scratch, on_device) = (lock.scratch()?, AtomicBool::new(false));
+        let given: (&dyn Checkpoints, &Path, &AtomicBool) = (&PieceCheckpoints(lock), &scratch, &on_device);
+        self.in_context(task, device, given, |context| stage.part(&task.params, &set, part, context))
     }
 }
 

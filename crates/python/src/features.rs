@@ -6,7 +6,7 @@ use crate::work::work;
 use hemlock_artifact::{AttackSpec, Bounds, CurvePoint, PathPoint, PoisonFeatures, SteppedBack, TargetParams};
 use hemlock_attack::poison_count;
 use hemlock_evaluate::Params as ControlParams;
-use hemlock_head::{Head, loss_and_gradient};
+use hemlock_head::{Head, Passes, loss_and_gradient};
 use hemlock_poison_features as poison_features;
 use hemlock_stage::{ParamError, Stage};
 use hemlock_target_params as target_params;
@@ -319,7 +319,8 @@ pub fn bounds(
         }
         let loss = poisons.map(|poisons| {
             let start = LossBoundStart { head: &clean, preconditioner: None };
-            loss_bound(train, &constraint, poisons, weight_decay, start, &|_, _| call.goes_on()).map_err(failed)
+            loss_bound(&Passes::new(&[train]), &constraint, poisons, weight_decay, start, &|_, _| call.goes_on())
+                .map_err(failed)
         });
         let loss = loss.transpose()?;
         call.check()?;

@@ -11,6 +11,7 @@ use std::ffi::CString;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock, Mutex, Once, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -27,6 +28,7 @@ const STACK: usize = 8 << 20;
 pub(crate) struct Call {
     pub(crate) cancel: Cancel,
     pub(crate) bars: Bars,
+    on_device: AtomicBool,
     scratch: PathBuf,
 }
 
@@ -42,6 +44,7 @@ impl Call {
             progress: &self.bars,
             cancel: &self.cancel,
             checkpoints: &NoCheckpoints,
+            on_device: &self.on_device,
             scratch: &self.scratch,
         }
     }
@@ -95,7 +98,12 @@ pub(crate) fn work<T: Send>(
     not_within()?;
     listen();
     let pool = pool()?;
-    let call = Call { cancel: Cancel::default(), bars: Bars::default(), scratch: std::env::temp_dir() };
+    let call = Call {
+        cancel: Cancel::default(),
+        bars: Bars::default(),
+        on_device: AtomicBool::new(false),
+        scratch: std::env::temp_dir(),
+    };
     let (ended, end) = mpsc::channel::<()>();
     let end = Mutex::new(end);
     let mut raised: Option<PyErr> = None;

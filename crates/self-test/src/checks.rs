@@ -8,6 +8,9 @@
 use crate::{Arrays, Check};
 use hemlock_artifact::Poisons;
 use hemlock_fixtures::{AttackInputs, extractor, images, in_context, pixels};
+use hemlock_head::testing::{GaussianClusters, random};
+use hemlock_head::{Head, HeadError};
+use hemlock_head_device::passes_on;
 use hemlock_models::{Weights, device};
 use hemlock_perturb::{FrozenExtractor, base_images};
 use hemlock_stage::{Cancel, Context, Params, Silent, Stage, StageError, read};
@@ -65,7 +68,7 @@ pub(crate) fn all() -> Vec<Check> {
     let attacks = ["gradient-canceling", "bilevel", "tgda"];
     networks
         .chain(steps.into_iter().map(|(method, optimizer)| step(method, optimizer)))
-        .chain([decoder()])
+        .chain([decoder(), head()])
         .chain(inversions.into_iter().map(|(name, params)| inversion(name, params)))
         .chain(attacks.into_iter().map(attack_on_pixels))
         .collect()
@@ -138,6 +141,19 @@ fn decoder() -> Check {
         let mut arrays = vec![("norm".to_owned(), errors)];
         arrays.push(("weights".to_owned(), weights.0.into_values().flat_map(|weight| weight.values).collect()));
         Ok(arrays)
+    })
+}
+
+/// Checks a pass of a head over labelled features.
+fn head() -> Check {
+    Check::new("a pass of a head", STEP, |device, _| {
+        let wrong = |e: HeadError| StageError::internal(e.to_string());
+        let data = GaussianClusters::new(1024, 64, 10, 0);
+        let head = Head::from_packed(random(10, 65, 1)).map_err(wrong)?;
+        let blocks = [data.samples()];
+        let found = passes_on(&device::open_named(device)?, &blocks).rough(&head).map_err(wrong)?;
+        let gradient = found.gradient.iter().map(|g| *g as f32).collect();
+        Ok(vec![("loss".to_owned(), vec![found.loss as f32]), ("gradient".to_owned(), gradient)])
     })
 }
 

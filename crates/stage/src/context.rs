@@ -176,6 +176,8 @@ pub struct Context<'a> {
     pub cancel: &'a Cancel,
     /// The state of an unfinished run, to be loaded and saved.
     pub checkpoints: &'a dyn Checkpoints,
+    /// Set by [`Context::computes_on_device`].
+    pub on_device: &'a AtomicBool,
     /// A folder for arrays that may be larger than memory ([`hemlock_store::Scratch`]).
     pub scratch: &'a Path,
 }
@@ -187,6 +189,14 @@ impl Context<'_> {
     /// A stop was requested ([`ErrorKind::Interrupted`]).
     pub fn check(&self) -> Result<(), StageError> {
         if self.cancel.requested() { Err(StageError::interrupted()) } else { Ok(()) }
+    }
+
+    /// Takes note that the run computes on the device, although [`Stage::uses_device`] does not say so: because its
+    /// inputs are large. The manifest then names the device.
+    ///
+    /// [`Stage::uses_device`]: crate::Stage::uses_device
+    pub fn computes_on_device(&self) {
+        self.on_device.store(true, Ordering::SeqCst);
     }
 }
 

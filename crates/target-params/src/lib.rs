@@ -17,9 +17,10 @@ pub use labels::{Wrong, wrong_labels};
 
 use hemlock_artifact::{Features, PathPoint, SteppedBack, TargetParams};
 use hemlock_head::{
-    Fit, FitOptions, Head, HeadError, Precision, Samples, accuracy, add_weight_decay, calibrate, fit,
-    loss_and_gradient, pass,
+    Fit, FitOptions, Head, HeadError, LossAndGradient, Passes, Samples, accuracy, add_weight_decay, calibrate, fit,
+    fit_with, loss_and_gradient,
 };
+use hemlock_head_device::passes;
 use hemlock_optim::norm;
 use hemlock_stage::{About, Context, ErrorKind, ParamError, StageError, StageRole, inputs};
 use hemlock_threat::{Constraint, ConstraintKind, ConstraintKinds, PoisonFractionBounds, Sees, poison_fraction_bounds};
@@ -226,7 +227,7 @@ impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "target-params";
     const ABOUT: About =
         About::new(StageRole::Preparation, "train the clean head, and corrupt it into the target head");
-    const VERSION: u32 = 10;
+    const VERSION: u32 = 11;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = false;
     const LISTS: &'static [&'static str] = &["sees"];
@@ -270,8 +271,11 @@ impl hemlock_stage::Stage for Stage {
         let raised = sees.samples(train, features.validation.samples(classes)?)?;
         let constraint = Constraint::new(&params.constraint, train, params.quantile, params.neighbors as usize)
             .map_err(|e| ParamError::new("constraint", e.to_string()))?;
-        let (clean, clean_gradient_norm) = train_clean(params, train, ctx)?;
-        let search = Search { params, clean: &clean, train, test, raised, constraint: &constraint, ctx };
+        let trained_on = [train];
+        let passes = passes(&trained_on, ctx)?;
+        let (clean, clean_gradient_norm) = train_clean(params, &passes, ctx)?;
+        let search =
+            Search { params, clean: &clean, train, passes: &passes, test, raised, constraint: &constraint, ctx };
         let ((target, path), stepped_back) = match params.strength() {
             (field, Strength::Fixed(strength)) => search.as_asked(field, strength)?,
             (field, Strength::Reachable) => (search.strongest_reachable(field)?, None),
@@ -308,10 +312,10 @@ fn rounded_down(x: f64) -> f64 {
 }
 
 /// Trains the clean head. Returns it with its gradient norm.
-fn train_clean(params: &Params, train: Samples, ctx: &Context) -> Result<(Head, f64), StageError> {
+fn train_clean(params: &Params, train: &Passes, ctx: &Context) -> Result<(Head, f64), StageError> {
     let bar = ctx.progress.start("clean head", 0, "steps");
     let options = FitOptions { gradient_tolerance: params.tolerance, ..FitOptions::new(params.weight_decay) };
-    let clean = fit(&[train], &options, &|step, gradient| {
+    let clean = fit_with(train, &options, &|step, gradient| {
         bar.at(step as u64);
         bar.say(format!("gradient norm {gradient:.1e}"));
         !ctx.cancel.requested()
@@ -332,15 +336,17 @@ fn train_clean(params: &Params, train: Samples, ctx: &Context) -> Result<(Head, 
 type Visit<'a> = dyn FnMut(u32, &Head) -> Result<Option<Array2<f64>>, StageError> + 'a;
 
 /// The inputs of the search for a target.
-struct Search<'a> {
-    params: &'a Params,
-    clean: &'a Head,
+struct Search<'s, 'a> {
+    params: &'s Params,
+    clean: &'s Head,
     train: Samples<'a>,
+    /// Passes over the training samples.
+    passes: &'s Passes<'s, 'a>,
     test: Samples<'a>,
     /// The samples whose loss GradPC ascends.
     raised: Vec<Samples<'a>>,
-    constraint: &'a Constraint,
-    ctx: &'a Context<'a>,
+    constraint: &'s Constraint,
+    ctx: &'s Context<'s>,
 }
 
 /// A target after calibration.
@@ -350,24 +356,24 @@ struct Calibrated {
     stopped_at: Option<f64>,
 }
 
-impl Search<'_> {
+impl Search<'_, '_> {
     /// The target of the given strength and the path to it; `None` if calibration fails because no positive scale fits.
     fn target(&self, strength: f64) -> Result<Option<HeadWithPath>, StageError> {
-        let (mut path, precision) = (Vec::new(), Precision::of_search(&[self.train.reborrow()]));
+        let mut path = Vec::new();
         let made = self.make(strength, &mut |step, head| {
-            let (point, gradient) = self.point(step, head, precision)?;
-            path.push(point);
-            Ok(Some(gradient))
+            let pass = self.passes.rough(head)?;
+            path.push(self.point(step, head, &pass)?);
+            Ok(Some(pass.gradient))
         })?;
         let Some(Calibrated { head: target, stopped_at }) = self.calibrated(made.clone())? else { return Ok(None) };
         if let Some(gradient_norm) = stopped_at {
             tracing::warn!(gradient_norm, "the calibration of the target stopped before its tolerance");
         }
         if target != made {
-            path.push(self.point(path.len() as u32, &target, Precision::Double)?.0);
-        } else if precision != Precision::Double {
+            path.push(self.point(path.len() as u32, &target, &self.passes.exact(&target)?)?);
+        } else if !self.passes.are_exact() {
             let last = path.last_mut().expect("a path ends at its target");
-            *last = self.point(last.step, &target, Precision::Double)?.0;
+            *last = self.point(last.step, &target, &self.passes.exact(&target)?)?;
         }
         Ok(Some((target, path)))
     }
@@ -432,7 +438,7 @@ impl Search<'_> {
             let made = self.make(strength, &mut |_, _| Ok(None))?;
             // Targets that cannot be calibrated do not count as reachable.
             let Some(target) = self.calibrated(made)? else { return Ok(f64::INFINITY) };
-            let (_, gradient) = loss_and_gradient(&target.head, &[self.train.reborrow()], self.params.weight_decay)?;
+            let (_, gradient) = loss_and_gradient(&target.head, self.passes.blocks(), self.params.weight_decay)?;
             Ok(self.bounds(&target.head, &gradient)?.support)
         };
         // The upper end is the norm of the clean head, or all labels wrong. Stronger targets are not useful.
@@ -477,15 +483,17 @@ impl Search<'_> {
                     steps: params.steps,
                     coordinates: params.coordinates.map(|n| n as usize),
                 };
-                let of_training = params.sees == Sees::Train;
+                // If only training samples are seen, a visit knows the gradient already.
+                let (of_training, raised) = (params.sees == Sees::Train, &self.raised);
+                let raised = if of_training { None } else { Some(passes(raised, self.ctx)?) };
                 let target = ascend(self.clean, &ascent, |step, head| -> Result<_, StageError> {
                     let known = visit(step, head)?;
                     bar.at(step.into());
                     self.ctx.check()?;
-                    head.check_samples(&self.raised)?;
-                    let precision = Precision::of_search(&self.raised);
-                    let raised = || pass(head.packed(), &self.raised, precision).gradient;
-                    Ok(known.filter(|_| of_training).unwrap_or_else(raised))
+                    match known.filter(|_| of_training) {
+                        Some(gradient) => Ok(gradient),
+                        None => Ok(raised.as_ref().unwrap_or(self.passes).rough(head)?.gradient),
+                    }
                 })?;
                 visit(params.steps, &target)?;
                 return Ok(target);
@@ -519,7 +527,7 @@ impl Search<'_> {
         if self.params.calibration == Calibration::None {
             return Ok(Some(Calibrated { head: target, stopped_at: None }));
         }
-        match calibrate(&target, &[self.train.reborrow()], self.params.weight_decay) {
+        match calibrate(&target, self.passes, self.params.weight_decay) {
             Err(HeadError::NoScale { .. }) => Ok(None),
             Err(e) => Err(e),
             Ok(Fit { head, converged, gradient_norm, .. }) => {
@@ -533,15 +541,13 @@ impl Search<'_> {
         poison_fraction_bounds(head, self.train.reborrow(), self.constraint, (gradient, self.params.weight_decay))
     }
 
-    /// A point of the path, and the gradient of the summed loss of the training samples there.
-    fn point(&self, step: u32, head: &Head, precision: Precision) -> Result<(PathPoint, Array2<f64>), StageError> {
-        let train = self.train.reborrow();
-        head.check_samples(&[train])?;
-        let (count, pass) = (train.len() as f64, pass(head.packed(), &[train], precision));
+    /// A point of the path, from a pass over the training samples there.
+    fn point(&self, step: u32, head: &Head, pass: &LossAndGradient) -> Result<PathPoint, StageError> {
+        let count = self.train.len() as f64;
         let mut gradient = &pass.gradient / count;
         let gradient_norm = norm(&gradient);
         add_weight_decay(head.packed(), self.params.weight_decay, &mut gradient);
-        let point = PathPoint {
+        Ok(PathPoint {
             step,
             radius: norm(&(&head.packed() - &self.clean.packed())),
             loss: pass.loss / count,
@@ -549,8 +555,7 @@ impl Search<'_> {
             poison_fraction_bound: self.bounds(head, &gradient)?.into(),
             train_accuracy: pass.correct as f64 / count,
             test_accuracy: accuracy(head, self.test.reborrow())?,
-        };
-        Ok((point, pass.gradient))
+        })
     }
 }
 

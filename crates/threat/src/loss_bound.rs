@@ -6,7 +6,7 @@ use ndarray::{Array1, Array2, s};
 
 use crate::Constraint;
 use hemlock_head::kernel::softmax;
-use hemlock_head::{Head, HeadError, LossAndGradient, Precision, Preconditioner, Samples, add_weight_decay, pass};
+use hemlock_head::{Head, HeadError, LossAndGradient, Pass, Passes, Preconditioner, Samples, add_weight_decay};
 use hemlock_optim::Limits;
 
 /// Temperature of the smooth maximum over labels. The smooth maximum exceeds the true one by at most `ln K` times this.
@@ -43,6 +43,7 @@ pub struct LossBoundStart<'a> {
 ///   constraint is one convex set.
 /// - If the constraint is unbounded, only the biases are optimised and the weights are zero.
 ///
+/// The first steps of the descent are rough passes, and the last ones, which decide what the bound is, are exact.
 /// `keep_going` is called before every step of the descent with the number of steps taken and the gradient norm. If it
 /// returns false, the search stops with a bound that is valid, but less sharp.
 ///
@@ -50,37 +51,23 @@ pub struct LossBoundStart<'a> {
 /// Returns an error if there are no samples, if the samples do not fit the head, or if the weight decay is negative or
 /// not finite.
 pub fn loss_bound(
-    clean: Samples<'_>,
+    clean: &Passes<'_, '_>,
     constraint: &Constraint,
     poisons: usize,
     weight_decay: f64,
     start: LossBoundStart<'_>,
     keep_going: &dyn Fn(usize, f64) -> bool,
 ) -> Result<f64, HeadError> {
-    let precision = Precision::of_search(&[clean]);
-    loss_bound_from(precision, clean, constraint, (poisons, weight_decay), start, keep_going)
-}
-
-/// [`loss_bound`] whose first steps have the given precision. The last ones, which decide what the bound is, are in
-/// double precision.
-fn loss_bound_from(
-    precision: Precision,
-    clean: Samples<'_>,
-    constraint: &Constraint,
-    (poisons, weight_decay): (usize, f64),
-    start: LossBoundStart<'_>,
-    keep_going: &dyn Fn(usize, f64) -> bool,
-) -> Result<f64, HeadError> {
     let LossBoundStart { head: clean_head, preconditioner } = start;
-    clean_head.check_samples(&[clean])?;
+    clean_head.check_samples(clean.blocks())?;
     let preconditioner = match preconditioner {
         Some(given) => Cow::Borrowed(given),
-        None => Cow::Owned(Preconditioner::new(&[clean], weight_decay)?),
+        None => Cow::Owned(Preconditioner::new(clean.blocks(), weight_decay)?),
     };
-    let count = clean.len() as f64;
+    let count = clean.blocks().iter().map(Samples::len).sum::<usize>() as f64;
     let share = poisons as f64 / count;
     // At the zero head, the loss of every sample is `ln K`, wherever it lies.
-    let zero = (1.0 + share) * (clean.classes() as f64).ln();
+    let zero = (1.0 + share) * (clean_head.classes() as f64).ln();
     let mut start = &clean_head.packed() * START;
     let endless = !worst(&start, constraint).0.is_finite();
     // With an unbounded set, weights other than zero would make the bound infinite.
@@ -91,8 +78,8 @@ fn loss_bound_from(
         head
     };
     start = held(start);
-    let bound = |packed: &Array2<f64>, precision| {
-        let LossAndGradient { loss, mut gradient, .. } = pass(packed.view(), &[clean], precision);
+    let bound = |packed: &Array2<f64>, pass: &Pass<'_>| {
+        let LossAndGradient { loss, mut gradient, .. } = pass(packed.view());
         gradient /= count;
         let decay = add_weight_decay(packed.view(), (1.0 + share) * weight_decay, &mut gradient);
         let (worst, by_head) = worst(packed, constraint);
@@ -101,7 +88,7 @@ fn loss_bound_from(
     };
     let limits = Limits { gradient_tolerance: 1e-4, max_iterations: STEPS };
     let step = |gradient: &Array2<f64>| held(preconditioner.apply(gradient));
-    let found = precision.minimize(start, bound, step, &limits, keep_going);
+    let found = clean.minimize(start, bound, step, &limits, keep_going);
     Ok(found.value.min(zero))
 }
 
@@ -168,7 +155,7 @@ mod tests {
     fn bound(data: &GaussianClusters, constraint: &Constraint, poisons: usize) -> f64 {
         let head = trained(&[data.samples()]);
         let start = LossBoundStart { head: &head, preconditioner: None };
-        loss_bound(data.samples(), constraint, poisons, DECAY, start, &|_, _| true).unwrap()
+        loss_bound(&Passes::new(&[data.samples()]), constraint, poisons, DECAY, start, &|_, _| true).unwrap()
     }
 
     #[test]
@@ -220,7 +207,7 @@ mod tests {
         let clean = Samples::new(z.view(), &labels, 2).unwrap();
         let head = trained(&[clean]);
         let start = LossBoundStart { head: &head, preconditioner: None };
-        let found = loss_bound(clean, &Constraint::default(), 4, DECAY, start, &|_, _| true).unwrap();
+        let found = loss_bound(&Passes::new(&[clean]), &Constraint::default(), 4, DECAY, start, &|_, _| true).unwrap();
         // The bias b of the class with nine tenths of the samples, against poisons of the other class.
         let bound = |b: f64| 0.9 * (1.0 + (-b).exp()).ln() + (0.1 + 0.1) * (1.0 + b.exp()).ln();
         let expected = (0..4000).map(|i| bound(f64::from(i) / 1000.0)).fold(f64::INFINITY, f64::min);
@@ -238,7 +225,7 @@ mod tests {
         let clean = Samples::new(z.view(), &labels, 2).unwrap();
         let head = fit(&[clean], &FitOptions::new(decay), &|_, _| true).unwrap().head;
         let start = LossBoundStart { head: &head, preconditioner: None };
-        let found = loss_bound(clean, &Constraint::ball(2.0), 4, decay, start, &|_, _| true).unwrap();
+        let found = loss_bound(&Passes::new(&[clean]), &Constraint::ball(2.0), 4, decay, start, &|_, _| true).unwrap();
         let cross_entropy = |margin: f64| (1.0 + (-margin).exp()).ln();
         let bound = |w: f64| {
             // Both labels are equally bad, so the smooth maximum exceeds the true one by as much as it can.
@@ -263,10 +250,9 @@ mod tests {
         let (data, constraint) = setting(3, "sphere");
         let head = trained(&[data.samples()]);
         let start = LossBoundStart { head: &head, preconditioner: None };
-        let bound = |precision| {
-            loss_bound_from(precision, data.samples(), &constraint, (9, DECAY), start, &|_, _| true).unwrap()
-        };
-        let (single, double) = (bound(Precision::Single), bound(Precision::Double));
+        let bound = |passes: &Passes| loss_bound(passes, &constraint, 9, DECAY, start, &|_, _| true).unwrap();
+        let samples = [data.samples()];
+        let (single, double) = (bound(&Passes::in_single(&samples)), bound(&Passes::new(&samples)));
         assert!((single - double).abs() < 1e-6, "{single} {double}");
     }
 

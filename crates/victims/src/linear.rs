@@ -5,8 +5,9 @@ use crate::weight_decay::WeightDecayChoice;
 use crate::{Train, TrainingSetChange, VictimData};
 use hemlock_artifact::{Answers, Outcome};
 use hemlock_head::{
-    FitOptions, Head, SgdOptions, SgdSchedule, accuracy, fit, fit_sgd, judgements, loss_and_gradient, mean_loss,
+    FitOptions, Head, SgdOptions, SgdSchedule, accuracy, fit_sgd, fit_with, judgements, loss_and_gradient, mean_loss,
 };
+use hemlock_head_device::passes;
 use hemlock_optim::norm;
 use hemlock_stage::{ParamError, StageError};
 use hemlock_streams::Purpose;
@@ -110,7 +111,7 @@ impl Train for &LogisticRegression {
                 max_iterations: self.max_iterations as usize,
                 ..FitOptions::new(chosen.unwrap_or(data.weight_decay))
             };
-            Ok(fit(samples, &options, &|step, gradient| {
+            Ok(fit_with(&passes(samples, ctx)?, &options, &|step, gradient| {
                 bar.at(step as u64);
                 bar.say(format!("gradient norm {gradient:.1e}"));
                 !ctx.cancel.requested()
