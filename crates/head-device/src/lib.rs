@@ -5,7 +5,7 @@
 //! f64: so the minimum is the same, within the tolerance that the search has on the host.
 
 use burn::tensor::{DType, Device, FloatDType, IndexingUpdateOp, Int, Tensor, TensorData};
-use hemlock_head::{LossAndGradient, Pass, Passes, Precision, RoughPass, Samples, volume};
+use hemlock_head::{LossAndGradient, Passes, Precision, RoughPass, SamplePass, Samples, volume};
 use hemlock_models::device::{open_named, runs_on_rayon};
 use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, ArrayView2, Axis};
@@ -45,7 +45,7 @@ pub fn passes_on<'b, 'a>(device: &Device, blocks: &'b [Samples<'a>]) -> Passes<'
     precisions.extend(device.supports_dtype(FloatDType::F64).then_some(Precision::Double));
     let rough = precisions.into_iter().map(|precision| {
         let samples = samples.clone();
-        let pass: Box<Pass<'b>> = Box::new(move |packed| samples.pass(packed, precision));
+        let pass: Box<SamplePass<'b>> = Box::new(move |packed| samples.pass(packed, precision));
         RoughPass { precision, pass }
     });
     Passes::led_by(rough.collect(), blocks)

@@ -80,6 +80,18 @@ mod tests {
         assert!(matches!(calibrate(&reversed, &Passes::new(&[data.samples()]), 1e-3), Err(HeadError::NoScale { .. })));
     }
 
+    #[test]
+    fn rough_passes_find_the_same_scale() {
+        let data = GaussianClusters::new(400, 6, 4, 3);
+        let blocks = [data.samples()];
+        let clean = crate::fit(&blocks, &crate::FitOptions::new(1e-3), &|_, _| true).unwrap().head;
+        let head = Head::from_packed(&clean.packed() * 2.0 + random(4, 7, 9)).unwrap();
+        let [rough, exact] =
+            [Passes::in_single(&blocks), Passes::new(&blocks)].map(|passes| calibrate(&head, &passes, 1e-3).unwrap());
+        assert!(rough.converged && rough.gradient_norm <= 1e-9);
+        crate::testing::assert_close(&rough.head.into_packed(), &exact.head.into_packed(), 1e-6);
+    }
+
     /// The derivative with respect to the scale of weights this large has a rounding error above the tolerance.
     #[test]
     fn says_where_it_stops_before_its_tolerance() {

@@ -47,7 +47,7 @@ pub use loss::{
 pub use margin::smoothed_error;
 pub use mixed::{implicit_gradient, mixed_derivative, mixed_derivative_of, product_and_derivative};
 pub use parameters::{Head, unpack};
-pub use passes::{Pass, Passes, RoughPass, volume};
+pub use passes::{Passes, RoughPass, SamplePass, volume};
 pub use precondition::Preconditioner;
 pub use predict::{accuracy, judge, judgements, logits, per_class_accuracy, predict, probabilities};
 pub use samples::{Samples, subsample};

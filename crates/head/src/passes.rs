@@ -12,14 +12,14 @@ const SINGLE_NOISE: f64 = 1e-7;
 const LARGE: usize = 1 << 33;
 
 /// A function that passes over samples at packed parameters `[K, d + 1]`.
-pub type Pass<'p> = dyn Fn(ArrayView2<'_, f64>) -> LossAndGradient + 'p;
+pub type SamplePass<'p> = dyn Fn(ArrayView2<'_, f64>) -> LossAndGradient + 'p;
 
-/// Passes over samples that are faster than those of the host in double precision, or less exact.
+/// Passes over samples for the first steps of a search. They are faster than exact ones.
 pub struct RoughPass<'a> {
     /// The precision of the products.
     pub precision: Precision,
     /// Returns what a pass gives at packed parameters `[K, d + 1]`, which fit the samples.
-    pub pass: Box<Pass<'a>>,
+    pub pass: Box<SamplePass<'a>>,
 }
 
 /// Passes over the same samples at many heads: exact ones and, if they pay, rough ones for the first steps of a search.
@@ -84,13 +84,13 @@ impl<'b, 'a> Passes<'b, 'a> {
         Ok(pass(head.packed(), self.blocks, Precision::Double))
     }
 
-    /// Minimises a function from `start`: first with rough passes, and at the end with exact ones. `objective` is called
+    /// Minimises a function from `start`: first with rough passes, at the end with exact ones. `objective` is called
     /// with a point and a function that passes over the samples at packed parameters, which fit them, and returns the
     /// function's value and its gradient; see [`minimize_in_levels`](hemlock_optim::minimize_in_levels) for the rest.
     pub fn minimize(
         &self,
         start: Array2<f64>,
-        objective: impl Fn(&Array2<f64>, &Pass<'_>) -> (f64, Array2<f64>),
+        objective: impl Fn(&Array2<f64>, &SamplePass<'_>) -> (f64, Array2<f64>),
         precondition: impl Fn(&Array2<f64>) -> Array2<f64>,
         limits: &Limits,
         keep_going: &dyn Fn(usize, f64) -> bool,

@@ -6,7 +6,7 @@ use ndarray::{Array1, Array2, s};
 
 use crate::Constraint;
 use hemlock_head::kernel::softmax;
-use hemlock_head::{Head, HeadError, LossAndGradient, Pass, Passes, Preconditioner, Samples, add_weight_decay};
+use hemlock_head::{Head, HeadError, LossAndGradient, Passes, Preconditioner, SamplePass, Samples, add_weight_decay};
 use hemlock_optim::Limits;
 
 /// Temperature of the smooth maximum over labels. The smooth maximum exceeds the true one by at most `ln K` times this.
@@ -78,7 +78,7 @@ pub fn loss_bound(
         head
     };
     start = held(start);
-    let bound = |packed: &Array2<f64>, pass: &Pass<'_>| {
+    let bound = |packed: &Array2<f64>, pass: &SamplePass<'_>| {
         let LossAndGradient { loss, mut gradient, .. } = pass(packed.view());
         gradient /= count;
         let decay = add_weight_decay(packed.view(), (1.0 + share) * weight_decay, &mut gradient);
