@@ -380,6 +380,8 @@ fn what_tasks_take_is_checked_and_handed_over() {
     bad("[resources.pretrain]\ntime = \"4h\"\n", &["[resources.pretrain] `time`: '4h' is no time"]);
     bad("[resources.pretrian]\ncpus = 1\n", &["[resources]", "unknown field `pretrian`"]);
     bad("[resources]\ncpus = 0\n", &["[resources] `cpus`"]);
+    bad("[resources.invert]\nparts = 0\n", &["[resources.invert] `parts`"]);
+    bad("[resources.invert]\nparts = 4000000000\n", &["[resources.invert] `parts`"]);
     project.spec("bad", &format!("{TINY}[resources]\ndevice = \"tpu\"\n"));
     project.fails("submit slurm bad --dry-run --root none", 2, &["[resources] `device`: unknown backend `tpu`"]);
 }

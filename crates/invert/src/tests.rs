@@ -2,17 +2,14 @@
 
 use super::*;
 use hemlock_artifact::{AttackSpec, FeatureSplit, Images, Normalization};
-use hemlock_fixtures::{context, network, patterns};
+use hemlock_fixtures::{StopAfter, context, network, patterns};
 use hemlock_head::{FitOptions, Head, fit};
 use hemlock_perturb::CleanFeatureStats;
-use hemlock_stage::{Bar, Cancel, Checkpoints, ErrorKind, Params as _, Progress, Stage as _};
+use hemlock_stage::{Cancel, Checkpoints, ErrorKind, Params as _, Stage as _};
 use hemlock_threat::ConstraintKinds;
 use ndarray::Axis;
 use serde_json::json;
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Mutex;
 
 const SIDE: usize = 8;
 const POISONS: usize = 6;
@@ -212,30 +209,6 @@ fn images_do_not_depend_on_their_parts() {
     assert!(!Stage::splits(&Params::Decoder {}));
 }
 
-/// Asks for a stop after some passes of the images together, and notes how much was done at the beginning.
-#[derive(Clone)]
-struct StopAfter {
-    calls: Arc<AtomicU64>,
-    done_before: Arc<AtomicU64>,
-    cancel: Cancel,
-}
-
-impl Progress for StopAfter {
-    fn start(&self, _: &str, _: u64, _: &'static str) -> Box<dyn Bar> {
-        Box::new(self.clone())
-    }
-}
-
-impl Bar for StopAfter {
-    fn at(&self, done: u64) {
-        self.done_before.fetch_min(done, Ordering::Relaxed);
-        if self.calls.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.cancel.request();
-        }
-    }
-    fn say(&self, _: String) {}
-}
-
 /// What a run has finished when it is stopped is not done again.
 #[test]
 fn a_run_that_was_stopped_continues() {
@@ -243,13 +216,12 @@ fn a_run_that_was_stopped_continues() {
     let whole = context(0, |ctx| Stage::run(&params, inputs(), ctx).unwrap());
     let (pieces, mut before) = (Pieces::default(), Vec::new());
     let found = loop {
-        let (cancel, done_before) = (Cancel::default(), Arc::new(AtomicU64::new(u64::MAX)));
-        let calls = Arc::new(AtomicU64::new(11 + before.len() as u64));
-        let progress = StopAfter { calls, done_before: done_before.clone(), cancel: cancel.clone() };
+        let cancel = Cancel::default();
+        let progress = StopAfter::new(11 + before.len() as u64, &cancel);
         let run = hemlock_fixtures::in_context("flex", &progress, &cancel, |ctx| {
             Stage::run(&params, inputs(), &Context { checkpoints: &pieces, ..*ctx })
         });
-        before.push(done_before.load(Ordering::Relaxed));
+        before.push(progress.least());
         match run {
             Ok(found) => break found,
             Err(e) => assert_eq!(e.kind(), ErrorKind::Interrupted, "{e}"),

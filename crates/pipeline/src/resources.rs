@@ -2,7 +2,12 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::{collections::BTreeMap, fmt, num::NonZeroU32, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    num::{NonZeroU16, NonZeroU32},
+    str::FromStr,
+};
 
 /// The resources of a task. If a field is absent, the engine decides; for `cpus`, the default is one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -22,7 +27,7 @@ pub struct Resources {
     pub gpus: Option<NonZeroU32>,
     /// Number of jobs that share the work of one task, if its stage can be computed in parts, as feature matching can.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub parts: Option<NonZeroU32>,
+    pub parts: Option<NonZeroU16>,
     /// The backend to compute on. If it is absent, it is the one that the submission names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
@@ -41,7 +46,7 @@ impl Resources {
     /// Number of jobs that share the work of a task that can be computed in parts, by default one.
     #[must_use]
     pub fn parts(&self) -> u32 {
-        self.parts.map_or(1, NonZeroU32::get)
+        self.parts.map_or(1, |parts| parts.get().into())
     }
 
     /// Fills fields that are absent from `usual`.

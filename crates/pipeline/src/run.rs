@@ -1,19 +1,18 @@
 //! The runner: runs the tasks of a plan in this process, one at a time or several side by side.
 
+mod kept;
 mod task_queue;
 
 use crate::{Decision, DirtyReason, Graph, Node, Plan, Task, decide::CacheCheck, garbage, history::remember};
-use hemlock_stage::{
-    Bar, Cancel, Checkpoints, ChildCommand, Context, Environment, ErrorKind, InputSet, Part, Progress, StageError,
-};
-use hemlock_store::{InputRecord, Key, Lock, Manifest, ManifestDraft, SharedLock, Store, StoreError};
+use hemlock_stage::{Bar, Cancel, ChildCommand, Context, Environment, ErrorKind, InputSet, Part, Progress, StageError};
+use hemlock_store::{InputRecord, Key, Manifest, ManifestDraft, Store, StoreError};
+use kept::{Kept, Right};
 use std::{
     collections::{BTreeMap, BTreeSet},
     iter::once,
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::atomic::AtomicBool,
     thread,
     time::{Duration, Instant},
 };
@@ -355,10 +354,7 @@ impl Runner<'_> {
         };
         self.observer.event(Event::Started(task, &reason));
         let started = Instant::now();
-        let manifest = on_share(sharing, || match &right {
-            Right::Whole(lock) => self.compute(task, lock, device, started).map(Some),
-            Right::Part(lock, part) => self.part(task, lock, *part, device).map(|()| None),
-        })?;
+        let manifest = on_share(sharing, || self.compute(task, &right, device, started))?;
         Ok((TaskOutcome::Ran { reason, took: started.elapsed() }, manifest))
     }
 
@@ -410,7 +406,7 @@ impl Runner<'_> {
         &self,
         task: &Task,
         device: &str,
-        (checkpoints, scratch, on_device): (&dyn Checkpoints, &Path, &AtomicBool),
+        (kept, scratch): (&Kept, &Path),
         work: impl FnOnce(&Context) -> Result<T, StageError>,
     ) -> Result<T, StageError> {
         let named = Named { progress: self.options.progress, task };
@@ -420,47 +416,48 @@ impl Runner<'_> {
             env: self.options.env,
             progress: if self.options.jobs.get() > 1 { &named } else { self.options.progress },
             cancel: self.options.cancel,
-            checkpoints,
-            on_device,
+            checkpoints: kept,
+            on_device: &kept.on_backend,
             scratch,
         })
     }
 
-    fn compute(&self, task: &Task, lock: &Lock, device: &str, started: Instant) -> Result<Manifest, StageError> {
-        let node = node(self.graph, task)?;
+    /// Runs a task, and publishes its artifact; a part of a task is kept for the run of the whole task, and has none.
+    fn compute(
+        &self,
+        task: &Task,
+        right: &Right,
+        device: &str,
+        started: Instant,
+    ) -> Result<Option<Manifest>, StageError> {
+        let stage = &node(self.graph, task)?.stage;
         let (set, used) = self.inputs(task)?;
+        let kept = Kept::new(right, self.options.backend, stage.uses_device(&task.params)?);
+        let kept = (&kept, &*right.scratch()?);
+        let lock = match right {
+            Right::Whole(lock) => lock,
+            Right::Part(_, part) => {
+                self.in_context(task, device, kept, |context| stage.part(&task.params, &set, *part, context))?;
+                return Ok(None);
+            }
+        };
         let mut draft = lock.begin()?;
-        let (scratch, on_device) = (lock.scratch()?, AtomicBool::new(node.stage.uses_device(&task.params)?));
-        let given: (&dyn Checkpoints, &Path, &AtomicBool) = (&LockCheckpoints(lock), &scratch, &on_device);
         let summary =
-            self.in_context(task, device, given, |context| node.stage.run(&task.params, &set, context, &mut draft))?;
-        let host = !on_device.into_inner();
-        Ok(draft.publish(ManifestDraft {
+            self.in_context(task, device, kept, |context| stage.run(&task.params, &set, context, &mut draft))?;
+        let backends = kept.0.backends();
+        let on_host = backends.iter().all(|backend| backend == kept::HOST);
+        let manifest = draft.publish(ManifestDraft {
             identity: task.identity.clone(),
             inputs: used,
-            device: if host { "host".to_owned() } else { self.options.backend.to_owned() },
-            deterministic: host || self.options.deterministic,
+            deterministic: backends.len() == 1 && (on_host || self.options.deterministic),
+            device: backends.join(" and "),
             hemlock_version: env!("CARGO_PKG_VERSION").to_owned(),
             pipeline: self.plan.pipeline.clone(),
             seconds: started.elapsed().as_secs_f64(),
             summary,
-        })?)
+        })?;
+        Ok(Some(manifest))
     }
-
-    /// Computes a part of a task, and keeps it for the run of the whole task.
-    fn part(&self, task: &Task, lock: &SharedLock, part: Part, device: &str) -> Result<(), StageError> {
-        let stage = &node(self.graph, task)?.stage;
-        let (set, _) = self.inputs(task)?;
-        let (scratch, on_device) = (lock.scratch()?, AtomicBool::new(false));
-        let given: (&dyn Checkpoints, &Path, &AtomicBool) = (&PieceCheckpoints(lock), &scratch, &on_device);
-        self.in_context(task, device, given, |context| stage.part(&task.params, &set, part, context))
-    }
-}
-
-/// The right to work on a task.
-enum Right {
-    Whole(Lock),
-    Part(SharedLock, Part),
 }
 
 /// Runs `work`, and turns a panic into an error. Backends panic when they fail: if a device is lost, for example, or
@@ -509,41 +506,6 @@ impl Progress for Named<'_> {
     fn start(&self, label: &str, total: u64, unit: &'static str) -> Box<dyn Bar> {
         let Task { node, key, .. } = self.task;
         self.progress.start(&format!("{node} {}: {label}", key.short()), total, unit)
-    }
-}
-
-struct LockCheckpoints<'a>(&'a Lock);
-
-impl Checkpoints for LockCheckpoints<'_> {
-    fn load(&self) -> Result<Option<Vec<u8>>, StageError> {
-        Ok(self.0.load_checkpoint()?)
-    }
-    fn save(&self, state: &[u8]) -> Result<(), StageError> {
-        Ok(self.0.save_checkpoint(state)?)
-    }
-    fn pieces(&self) -> Result<Vec<Vec<u8>>, StageError> {
-        Ok(self.0.load_pieces()?)
-    }
-    fn add_piece(&self, piece: &[u8]) -> Result<(), StageError> {
-        Ok(self.0.add_piece(piece)?)
-    }
-}
-
-/// What processes that compute parts of one task keep: pieces, and no checkpoint, which they would have to share.
-struct PieceCheckpoints<'a>(&'a SharedLock);
-
-impl Checkpoints for PieceCheckpoints<'_> {
-    fn load(&self) -> Result<Option<Vec<u8>>, StageError> {
-        Ok(None)
-    }
-    fn save(&self, _: &[u8]) -> Result<(), StageError> {
-        Ok(())
-    }
-    fn pieces(&self) -> Result<Vec<Vec<u8>>, StageError> {
-        Ok(self.0.load_pieces()?)
-    }
-    fn add_piece(&self, piece: &[u8]) -> Result<(), StageError> {
-        Ok(self.0.add_piece(piece)?)
     }
 }
 

@@ -1,12 +1,11 @@
 use super::*;
 use hemlock_attack::{BilevelObjective, CancelingObjective, Objective, testing::Clouds};
-use hemlock_fixtures::context;
+use hemlock_fixtures::{StopAfter, context};
 use hemlock_head::Head;
-use hemlock_stage::{Bar, Cancel, Checkpoints, ErrorKind, Params as _, Progress};
+use hemlock_stage::{Cancel, Checkpoints, ErrorKind, Params as _};
 use hemlock_threat::Constraint;
 use serde_json::json;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 /// Adversarial labels include clean labels as a special case, so for every attack and solver their result is no worse.
 #[test]
@@ -80,28 +79,6 @@ fn all_fields_are_known() {
     assert_eq!(fields, known);
 }
 
-/// Asks for a stop after some steps, whichever search they belong to.
-#[derive(Clone)]
-struct StopAfter {
-    steps: Arc<AtomicU32>,
-    cancel: Cancel,
-}
-
-impl Progress for StopAfter {
-    fn start(&self, _: &str, _: u64, _: &'static str) -> Box<dyn Bar> {
-        Box::new(self.clone())
-    }
-}
-
-impl Bar for StopAfter {
-    fn at(&self, _: u64) {
-        if self.steps.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.cancel.request();
-        }
-    }
-    fn say(&self, _: String) {}
-}
-
 /// The checkpoint of the last run, in memory.
 #[derive(Default)]
 struct Memory(Mutex<Option<Vec<u8>>>);
@@ -125,7 +102,7 @@ fn a_run_that_is_stopped_again_and_again_ends_with_the_same_bits() {
         let table = json!({ "attack": attack, "poison_fraction": 0.1, "labels": "adversarial", "solver": solver, "steps": 20, "start": "clean" });
         let params: Params = serde_json::from_value(table).unwrap();
         let target = Head::from_packed(&setting.head.packed() * 0.7).unwrap();
-        let run = |checkpoints: &dyn Checkpoints, steps: u32| {
+        let run = |checkpoints: &dyn Checkpoints, steps: u64| {
             let (clean, cancel) = (setting.clean(), Cancel::default());
             let mut objective: Box<dyn Objective> = match attack {
                 "bilevel" => {
@@ -134,7 +111,7 @@ fn a_run_that_is_stopped_again_and_again_ends_with_the_same_bits() {
                 }
                 _ => Box::new(CancelingObjective::new(&target, clean, 1e-2).unwrap()),
             };
-            let progress = StopAfter { steps: Arc::new(steps.into()), cancel: cancel.clone() };
+            let progress = StopAfter::new(steps, &cancel);
             hemlock_fixtures::in_context("flex", &progress, &cancel, |ctx| {
                 let ctx = Context { checkpoints, ..*ctx };
                 let (params, constraint, journal) = (&params, &constraint, RefCell::new(Journal::load(&ctx)));
@@ -142,7 +119,7 @@ fn a_run_that_is_stopped_again_and_again_ends_with_the_same_bits() {
                 search.make(&mut *objective)
             })
         };
-        let whole = run(&Memory::default(), u32::MAX).unwrap();
+        let whole = run(&Memory::default(), u64::MAX).unwrap();
         let (memory, mut runs) = (Memory::default(), 1);
         let found = loop {
             match run(&memory, 7) {
