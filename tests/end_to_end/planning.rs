@@ -398,7 +398,8 @@ fn parts_of_a_task_are_computed_by_processes_of_their_own() {
     };
     let task = format!("run tiny --task {}", key("invert"));
     for part in ["1/3", "3/3", "3/3"] {
-        project.ok(&format!("{task} --part {part}"));
+        let said = project.ok(&format!("{task} --part {part}")).err;
+        assert!(said.contains(&format!("part {part} is kept")) && !said.contains("task ran"), "{said}");
     }
     assert!(!project.path().join("artifacts/invert").exists(), "parts are no artifact");
     project.ok(&task);

@@ -184,7 +184,10 @@ impl App<'_> {
             let before = if before.is_empty() { "no overrides".to_owned() } else { render::options(before, 200) };
             self.printer.note(&format!("'{label}' was the name of a run with {before}, and is that of this one now"));
         }
-        reporter.sum_up(&summary);
+        match what.part.filter(|_| summary.ran().next().is_some()) {
+            Some(part) => self.printer.note(&format!("{}: part {part} is kept for the run of the task", spec.name)),
+            None => reporter.sum_up(&summary),
+        }
         self.failures(&plan, summary)
     }
 
