@@ -21,12 +21,16 @@ from sklearn.linear_model import LogisticRegression
 ROWS = 16_384
 
 
-def clusters(samples, dim, classes):
-    """Overlapping Gaussian clusters, in 32 bits."""
+def clusters(samples, dim, classes, spectrum):
+    """Overlapping Gaussian clusters, in 32 bits. The variances along the axes of a random basis fall from 1 to
+    `spectrum`."""
     random = np.random.default_rng(0)
     labels = np.arange(samples) % classes
     centres = random.normal(size=(classes, dim)) * 3 / dim**0.5
-    return (centres[labels] + random.normal(size=(samples, dim))).astype(np.float32), labels
+    features = centres[labels] + random.normal(size=(samples, dim))
+    if spectrum != 1:
+        features = features * spectrum ** (np.arange(dim) / (2 * dim - 2)) @ np.linalg.qr(random.normal(size=(dim, dim)))[0]
+    return features.astype(np.float32), labels
 
 
 def timed(work):
@@ -89,11 +93,12 @@ def main():
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--features", type=int, default=512)
     parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--spectrum", type=float, default=1e-3, help="the smallest variance along an axis; 1: round")
     parser.add_argument("--weight-decay", type=float, default=1e-4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=1000)
     args = parser.parse_args()
-    features, labels = clusters(args.samples, args.features, args.classes)
+    features, labels = clusters(args.samples, args.features, args.classes, args.spectrum)
     wide = features.astype(np.float64)
     head = hemlock.LinearHead(weight_decay=args.weight_decay)
     options = {"C": head.matching_C(args.samples, args.classes), "tol": 1e-6, "max_iter": args.iterations}

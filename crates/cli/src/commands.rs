@@ -20,7 +20,6 @@ use anyhow::Result;
 use hemlock_data::{ArchiveOrigin, Cifar, DataError, KnownDataset, Trust};
 use hemlock_models::Backend;
 use hemlock_pipeline::{Format, Graph, Plan, Selection, SetFormat, Spec, Summary, Task, export};
-use hemlock_report::{ReportError, ReportedPipeline, report};
 use hemlock_stage::{Cancel, ChildCommand, Environment, Part, Progress as _, StageError};
 use hemlock_store::{Key, Store};
 use run_reporter::RunReporter;
@@ -300,33 +299,12 @@ impl App<'_> {
     ) -> Result<()> {
         let sets: String = changes.set.iter().map(|o| format!(" --set '{o}'")).collect();
         let sets = sets + &changes.label.iter().map(|Label(label)| format!(" --as {label}")).collect::<String>();
-        let mut reported: Vec<ReportedPipeline> = Vec::new();
-        for pipeline in pipelines {
+        let planned = |pipeline: &String| {
             let (spec, plan) = self.planned(&Pipeline { pipeline: pipeline.clone(), changes: changes.clone() })?;
-            if !plan.tasks.iter().any(Task::is_evaluation) {
-                return Err(Usage(format!("'{}' has no [evaluate], and so nothing to report", spec.name)).into());
-            }
-            if !reported.iter().any(|p| p.spec.name == spec.name) {
-                reported.push(ReportedPipeline { spec, plan, command: format!("hemlock run {pipeline}{sets}") });
-            }
-        }
-        let names: Vec<&str> = reported.iter().map(|p| p.spec.name.as_str()).collect();
-        let file = output.map_or_else(|| Path::new("reports").join(names.join("+") + ".html"), Path::to_owned);
-        let typed = paper.map(|paper| format!(" --paper {}", paper.display())).unwrap_or_default();
-        let command = format!("hemlock report {}{sets}{typed} -o {}", pipelines.join(" "), file.display());
-        let written = match report(&reported, &self.store(), &command, paper, &file) {
-            Err(e @ ReportError::NothingMeasured { .. }) => {
-                let elsewhere =
-                    reported.iter().map(|p| self.project.elsewhere(&p.spec, &p.plan, &(p.spec.name.clone() + &sets)));
-                let elsewhere = elsewhere.collect::<Result<Vec<_>>>()?.into_iter().flatten().next();
-                let e = anyhow::Error::new(e);
-                return Err(match elsewhere {
-                    Some(elsewhere) => e.context(elsewhere),
-                    None => e,
-                });
-            }
-            written => written?,
+            Ok((pipeline.clone(), spec, plan))
         };
+        let planned = pipelines.iter().map(planned).collect::<Result<Vec<_>>>()?;
+        let written = self.project.report(planned, &sets, paper, output)?;
         written.missing.iter().for_each(|missing| self.printer.note(missing));
         self.printer.result(&written.page.display().to_string())?;
         self.printer.result(&written.tables.display().to_string())?;

@@ -8,6 +8,7 @@ use hemlock_pipeline::{
     Asked, Graph, Observer, Override, Plan, ResultRow, RunOptions, Spec, SpecError, Summary, Task, commands, history,
     nearest, rows, run,
 };
+use hemlock_report::{ReportError, ReportFiles, ReportedPipeline, report};
 use hemlock_stage::{Cancel, ChildCommand, Environment, ErrorKind, Part, Progress, StageError, VALUE, short};
 use hemlock_store::{Key, Store};
 use std::{
@@ -229,6 +230,45 @@ impl ProjectContext {
             return Err(none(spec, plan, named, elsewhere).into());
         }
         Ok(FoundResults { rows, missing, elsewhere })
+    }
+
+    /// Writes a report on pipelines, each given by its name in commands, its spec and its plan. `sets` are the
+    /// overrides of all, as options of a command that begin with a space. The page is `output` or, without one, a file
+    /// below `reports` that has the names of the pipelines.
+    ///
+    /// # Errors
+    /// A pipeline evaluates nothing, none has a result, or there is an error of [`hemlock_report::report`].
+    pub fn report(
+        &self,
+        pipelines: Vec<(String, Spec, Plan)>,
+        sets: &str,
+        paper: Option<&Path>,
+        output: Option<&Path>,
+    ) -> Result<ReportFiles> {
+        let called: Vec<String> = pipelines.iter().map(|(called, ..)| called.clone()).collect();
+        let mut reported: Vec<ReportedPipeline> = Vec::new();
+        for (called, spec, plan) in pipelines {
+            if !plan.tasks.iter().any(Task::is_evaluation) {
+                return Err(Usage(format!("'{}' has no [evaluate], and so nothing to report", spec.name)).into());
+            }
+            if !reported.iter().any(|p| p.spec.name == spec.name) {
+                reported.push(ReportedPipeline { spec, plan, command: format!("hemlock run {called}{sets}") });
+            }
+        }
+        let names: Vec<&str> = reported.iter().map(|p| p.spec.name.as_str()).collect();
+        let file = output.map_or_else(|| Path::new("reports").join(names.join("+") + ".html"), Path::to_owned);
+        let typed = paper.map(|paper| format!(" --paper {}", paper.display())).unwrap_or_default();
+        let command = format!("hemlock report {}{sets}{typed} -o {}", called.join(" "), file.display());
+        let e = match report(&reported, &self.store(), &command, paper, &file) {
+            Err(e @ ReportError::NothingMeasured { .. }) => anyhow::Error::new(e),
+            written => return Ok(written?),
+        };
+        let elsewhere = reported.iter().map(|p| self.elsewhere(&p.spec, &p.plan, &(p.spec.name.clone() + sets)));
+        let elsewhere = elsewhere.collect::<Result<Vec<_>>>()?.into_iter().flatten().next();
+        Err(match elsewhere {
+            Some(elsewhere) => e.context(elsewhere),
+            None => e,
+        })
     }
 
     /// Says why a plan has no results although something was run: the run had other overrides, or the spec has changed.

@@ -5,7 +5,7 @@ use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
 use hemlock_data::KnownDataset;
 use hemlock_pipeline::{
     Asked, Both, Cause, Comparison, Decision, DirtyReason, Graph, MeanStd, Plan, Spec, StageDifference, StageTotal,
-    Task, labels, totals,
+    Task, labels, totals, value_text,
 };
 use hemlock_report::words::count;
 use hemlock_self_test::{Found, REFERENCE};
@@ -36,14 +36,6 @@ pub fn datasets() -> String {
     text(&table)
 }
 
-/// A value as it is written in a spec.
-pub fn value(v: &Value) -> String {
-    match v {
-        Value::String(s) => s.clone(),
-        other => other.to_string(),
-    }
-}
-
 /// A short description of every task of a plan: its node, what distinguishes it, and the start of its key.
 pub fn tasks(plan: &Plan) -> Vec<String> {
     let name = |(task, label): (&Task, String)| match label.as_str() {
@@ -67,7 +59,7 @@ fn cut(text: &str) -> String {
 /// Describes the cause of a difference in the words of the spec. `at_home`: the cause is at the task's own node.
 fn cause(cause: &Cause, at_home: bool) -> String {
     let Cause { node, change } = cause;
-    let side = |v: &Option<Value>| v.as_ref().map_or_else(|| "none".to_owned(), |v| cut(&value(v)));
+    let side = |v: &Option<Value>| v.as_ref().map_or_else(|| "none".to_owned(), |v| cut(&value_text(v)));
     let arrow = |what: &str, old: &Option<Value>, new: &Option<Value>| match at_home {
         true => format!("{what}: {} -> {}", side(old), side(new)),
         false => format!("{node}.{what}: {} -> {}", side(old), side(new)),
@@ -243,7 +235,7 @@ pub fn facts(summary: &Value) -> String {
         Some(x) if x != 0.0 && x.abs() < 1e-3 => format!("{x:.1e}"),
         Some(x) if x.fract() != 0.0 => format!("{x:.4}"),
         None if v.is_null() => "-".to_owned(),
-        _ => value(v),
+        _ => value_text(v),
     };
     let fact = |(k, v): (&String, &Value)| {
         let name = if k == "poison_fraction" { k.clone() } else { k.replace('_', " ") };
@@ -364,7 +356,7 @@ pub fn self_test(found: &[Found]) -> String {
 
 /// A comparison of two settings: their differences, and then their results side by side.
 pub fn comparison(comparison: &Comparison) -> String {
-    let or_none = |v: &Option<Value>| v.as_ref().map_or_else(|| "-".to_owned(), value);
+    let or_none = |v: &Option<Value>| v.as_ref().map_or_else(|| "-".to_owned(), value_text);
     let mut differ = table(&["parameter", "A", "B"]);
     for (field, [a, b]) in &comparison.differs {
         differ.add_row([field.clone(), or_none(a), or_none(b)]);
@@ -375,7 +367,7 @@ pub fn comparison(comparison: &Comparison) -> String {
     };
     let mut rows = table(&["of", "seeds", "", "A", "B", "B - A"]);
     for group in &comparison.compared {
-        let told = group.told.iter().map(|(field, v)| format!("{field}={}", value(v)));
+        let told = group.told.iter().map(|(field, v)| format!("{field}={}", value_text(v)));
         let of = told.chain(beyond(&group.differs)).collect::<Vec<_>>();
         for (i, (name, means)) in group.quantities.iter().enumerate() {
             let (scale, digits) = if *name == "seconds" { (1.0, 1) } else { (100.0, 2) };

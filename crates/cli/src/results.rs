@@ -100,7 +100,7 @@ pub fn results(pipeline: &str, table_rows: &[TableRow], asked: &TableRequest) ->
     let columns = columns(table_rows);
     let order = order(&columns, table_rows.len(), asked.sort)?;
     let shown: Vec<&ResultColumn> = match &asked.view {
-        TableView::Few(width) => return Ok(few(pipeline, table_rows, &columns, &order, *width, asked.legend)),
+        TableView::Few(width) => return Ok(few(pipeline, (table_rows, &columns, &order), *width, asked)),
         TableView::Wide => columns.iter().filter(|c| c.place != Place::Answer).collect(),
         TableView::Named(names) => {
             let found = names.iter().map(|name| find(&columns, name));
@@ -118,11 +118,9 @@ pub fn results(pipeline: &str, table_rows: &[TableRow], asked: &TableRequest) ->
 /// Writes the table of few columns.
 fn few(
     pipeline: &str,
-    table_rows: &[TableRow],
-    columns: &[ResultColumn],
-    order: &[usize],
+    (table_rows, columns, order): (&[TableRow], &[ResultColumn], &[usize]),
     width: usize,
-    legend: bool,
+    &TableRequest { sort, legend, .. }: &TableRequest,
 ) -> String {
     let text = width.min(TEXT);
     let in_common = |c: &&ResultColumn| c.place == Place::Setting && c.common().is_some_and(|common| common != NONE);
@@ -138,7 +136,8 @@ fn few(
     let layout = TableLayout::fitting(&asked, width);
     let has = |c: &ResultColumn| layout.columns.iter().any(|shown| shown.name == c.name);
     let left_out: Vec<&str> = asked.iter().filter(|c| !has(c)).map(|c| c.heading.as_str()).collect();
-    let mut out = words::above(pipeline, table_rows, &common, text) + "\n" + &layout.text(order, text) + "\n";
+    let order = if sort.is_some() { order.to_vec() } else { layout.gathered(order) };
+    let mut out = words::above(pipeline, table_rows, &common, text) + "\n" + &layout.text(&order, text) + "\n";
     out += &words::more(&left_out, legend, text);
     if legend {
         let explained: Vec<&ResultColumn> = columns.iter().filter(|c| has(c) || in_common(c)).collect();

@@ -48,7 +48,7 @@ pub(crate) struct Basis<'a> {
 }
 
 /// Clean samples, given by their row numbers, with labels that may differ from their own.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct Relabelled {
     pub(crate) rows: Vec<usize>,
     pub(crate) labels: Vec<u32>,

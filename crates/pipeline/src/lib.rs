@@ -53,4 +53,4 @@ pub use run::{Event, Observer, RunError, RunOptions, Summary, TaskOutcome, comma
 pub use schema::schema;
 pub use select::Selection;
 pub use spec::{Override, Spec, SpecError, nearest};
-pub use telling::{labels, telling};
+pub use telling::{labels, telling, value_text};

@@ -82,17 +82,27 @@ fn is_bare(field: &str) -> bool {
 /// A table with a kind, such as `sphere(expected=0.05)`.
 fn of_kind(fields: &Map<String, Value>) -> Option<String> {
     let kind = fields.get("kind")?.as_str()?;
-    let others: Vec<String> =
-        fields.iter().filter(|(name, _)| *name != "kind").map(|(name, value)| format!("{name}={value}")).collect();
+    let others: Vec<String> = fields
+        .iter()
+        .filter(|(name, _)| *name != "kind")
+        .map(|(name, value)| format!("{name}={}", value_text(value)))
+        .collect();
     Some(if others.is_empty() { kind.to_owned() } else { format!("{kind}({})", others.join(", ")) })
 }
 
-fn word(node: &str, field: &str, value: &Value, telling: &BTreeSet<(&str, &str)>) -> String {
-    let text = match value {
+/// A parameter's value in a label or a table: texts without quotation marks, and a table with a kind as
+/// `sphere(expected=0.05)`.
+#[must_use]
+pub fn value_text(value: &Value) -> String {
+    match value {
         Value::String(text) => text.clone(),
         Value::Object(fields) => of_kind(fields).unwrap_or_else(|| value.to_string()),
         other => other.to_string(),
-    };
+    }
+}
+
+fn word(node: &str, field: &str, value: &Value, telling: &BTreeSet<(&str, &str)>) -> String {
+    let text = value_text(value);
     let text = match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,

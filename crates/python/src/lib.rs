@@ -38,7 +38,7 @@ mod _hemlock {
     #[pymodule_export]
     use super::measured::evaluate;
     #[pymodule_export]
-    use super::pipelines::{artifacts, command, results, run};
+    use super::pipelines::{artifacts, command, report, results, run};
     #[pymodule_export]
     use super::written::save_dataset;
     use super::*;

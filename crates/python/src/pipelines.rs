@@ -34,7 +34,7 @@ fn project((root, data, pipelines, device): Place) -> Result<ProjectContext, Fai
     Ok(ProjectContext { graph: hemlock::graph(), env, root, pipelines, device })
 }
 
-/// The spec that is named, and what commands call it.
+/// The spec that is named, and its overrides and label as options of a command, each after a space.
 fn spec_of(
     project: &ProjectContext,
     (named, content, set, label): &Named,
@@ -48,8 +48,7 @@ fn spec_of(
     };
     let options =
         set.iter().map(|set| format!(" --set '{set}'")).chain(label.iter().map(|label| format!(" --as {label}")));
-    let called = named.clone() + &options.collect::<String>();
-    Ok((spec.map_err(|e| Failed::of(&e))?, called))
+    Ok((spec.map_err(|e| Failed::of(&e))?, options.collect()))
 }
 
 /// The text of a spec, from its content in JSON.
@@ -177,9 +176,9 @@ pub fn results(
 ) -> PyResult<(Vec<String>, usize, Option<String>)> {
     work(py, show.as_ref(), move |_| {
         let project = project(place)?;
-        let (spec, called) = spec_of(&project, &named, false)?;
+        let (spec, options) = spec_of(&project, &named, false)?;
         let plan = plan_of(&project, &spec)?;
-        let found = project.results(&spec, &plan, &called).map_err(|e| Failed::of(&e))?;
+        let found = project.results(&spec, &plan, &(named.0 + &options)).map_err(|e| Failed::of(&e))?;
         let FoundResults { rows, missing, elsewhere } = found;
         let internal = |e: &dyn std::fmt::Display| Failed::internal(e.to_string());
         let texts = if csv {
@@ -205,7 +204,7 @@ pub fn artifacts(
 ) -> PyResult<String> {
     work(py, show.as_ref(), move |call| {
         let project = project(place)?;
-        let (spec, called) = spec_of(&project, &named, false)?;
+        let (spec, options) = spec_of(&project, &named, false)?;
         let plan = plan_of(&project, &spec)?;
         project.known_stage(&stage).map_err(|e| Failed::of(&e))?;
         let selection: Selection = select.parse().map_err(|e| wrong(format!("`select`: {e}")))?;
@@ -222,7 +221,8 @@ pub fn artifacts(
             keys.push(task.key);
             let there = store.lookup(task.stage, &task.key).map_err(failed)?;
             if there.is_none() {
-                let message = format!("{} is not there yet; run `hemlock {stage} {called}` first", task.folder());
+                let message =
+                    format!("{} is not there yet; run `hemlock {stage} {}{options}` first", task.folder(), named.0);
                 return Err(Failed::new(ErrorKind::Artifact, message));
             }
             let checked = store.verify(task.stage, &task.key);
@@ -237,5 +237,32 @@ pub fn artifacts(
             return Err(wrong(format!("no branch of '{}' that is selected has the stage '{stage}'", spec.name)));
         }
         Ok(json!(made).to_string())
+    })
+}
+
+/// Writes a report on pipelines that have the same overrides, to a page and folders beside it. Returns the paths of the
+/// page, of the tables and of the figures, and what was missing.
+#[pyfunction]
+#[pyo3(signature = (place, all, paper=None, output=None, show=None))]
+pub fn report(
+    py: Python<'_>,
+    place: Place,
+    all: Vec<Named>,
+    paper: Option<PathBuf>,
+    output: Option<PathBuf>,
+    show: Option<Py<PyAny>>,
+) -> PyResult<(PathBuf, PathBuf, PathBuf, Vec<String>)> {
+    work(py, show.as_ref(), move |_| {
+        let project = project(place)?;
+        let (mut pipelines, mut sets) = (Vec::new(), String::new());
+        for named in all {
+            let (spec, options) = spec_of(&project, &named, false)?;
+            let plan = plan_of(&project, &spec)?;
+            pipelines.push((named.0, spec, plan));
+            sets = options;
+        }
+        let written = project.report(pipelines, &sets, paper.as_deref(), output.as_deref());
+        let written = written.map_err(|e| Failed::of(&e))?;
+        Ok((written.page, written.tables, written.figures, written.missing))
     })
 }

@@ -1,5 +1,5 @@
 """Models and interfaces of other libraries. What is not installed is skipped: CI has none of them, because PyTorch is
-larger than all else together. `tests/run` says how to test with them."""
+larger than all else together; a release is tested with them. `tests/run` says how."""
 
 import hemlock
 import numpy as np

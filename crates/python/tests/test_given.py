@@ -121,6 +121,16 @@ def test_what_is_no_training_set_is_one_clear_error(train, call, features, label
     assert said in str(error.value), str(error.value)
 
 
+def test_large_heads_are_trained():
+    """As many samples, features and classes as a GPU would be asked for."""
+    labels = np.arange(2048)
+    features = np.random.default_rng(0).normal(size=(2048, 256)).astype(np.float32)
+    aim = hemlock.target(features, labels, weight_decay=1.0, steps=1)
+    fields = {"attack": "gradient-canceling", "poison_fraction": 0.001, "steps": 1}
+    poisons = hemlock.attack(features, labels, target=aim, **fields)
+    assert aim.clean.coef_.shape == (2048, 256) and len(poisons.labels) == 2
+
+
 @pytest.mark.parametrize("call", EVERY)
 def test_two_threads_at_once(train, call):
     expected = call(*train).tobytes()
@@ -229,7 +239,7 @@ def grows(text, mebibytes):
             while not stop.wait(0.002):
                 most[0] = max(most[0], anonymous())
 
-        watching = threading.Thread(target=watch)
+        watching = threading.Thread(target=watch, daemon=True)
         watching.start()
         call(array)
         stop.set()

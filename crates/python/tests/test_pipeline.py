@@ -61,8 +61,40 @@ def test_results_are_those_of_the_command(project):
     assert [row["poison_fraction"] for row in records] == [0.05, 0.1]
     frame = hemlock.results(TINY, name="tiny", frame="pandas", **place)
     assert list(frame["accuracy.clean"]) == [row["accuracy.clean"] for row in records]
+    other = hemlock.results(TINY, name="tiny", frame="polars", **place)
+    assert other.columns == list(frame.columns) and other["accuracy.clean"].to_list() == list(frame["accuracy.clean"])
     code, out, _ = command(folder, "results", "written", "--csv")
     assert code == 0 and len(out.splitlines()) == 3
+
+
+def test_a_report_has_charts_and_tables(project, tmp_path):
+    folder, place = project
+    report = hemlock.report(TINY, name="tiny", output=tmp_path / "page.html", **place)
+    with open(report.page) as page:
+        assert "<html" in page.read()
+    chart = next(iter(report.figures.values()))
+    assert chart.svg == chart._repr_svg_() and "<svg" in chart.svg
+    (frame, polars) = (report.table("results", frame) for frame in ("records", "polars"))
+    assert len(frame) == 2 and len(polars) == 2 and "finding-F2" not in report.tables
+    with pytest.raises(hemlock.Error, match="expected one of .*results"):
+        report.table("nothing")
+    with pytest.raises(hemlock.Error, match="expected names of pipelines"):
+        hemlock.report([TINY, TINY], name="tiny", **place)
+    with pytest.raises(hemlock.Error, match="hemlock run other"):
+        hemlock.report({**TINY, "seeds": [8]}, name="other", **place)
+
+
+def test_what_a_dictionary_made_stays_when_garbage_is_removed(project):
+    folder, place = project
+    hemlock.run({**TINY, "seeds": [7]}, name="other", progress=False, **place)
+    code, _, err = command(folder, "gc", "--delete")
+    assert code == 0, err
+    assert not hemlock.run({**TINY, "seeds": [7]}, name="other", progress=False, **place).ran
+    # Its name gives it up. What another pipeline reaches stays.
+    code, _, err = command(folder, "gc", "other", "--delete")
+    assert code == 0 and "deleted" in err, err
+    assert hemlock.run({**TINY, "seeds": [7]}, name="other", progress=False, **place).ran
+    assert not hemlock.run(TINY, name="tiny", progress=False, **place).ran
 
 
 def test_arrays_are_mapped_and_python_makes_the_same_poisons(project):

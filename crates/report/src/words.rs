@@ -1,6 +1,7 @@
 //! Numbers, parameters and texts in the form in which people read them.
 
 use crate::statistics::Estimate;
+use hemlock_pipeline::value_text;
 use serde_json::Value;
 
 /// A number's text with a proper minus sign (U+2212) in place of a hyphen.
@@ -144,13 +145,11 @@ pub fn seconds(s: f64) -> String {
     }
 }
 
-/// A parameter's value as it would stand in a spec, without quotation marks.
+/// A parameter's value as [`value_text`] writes it, but 10.0 as 10.
 pub fn value(v: &Value) -> String {
     match v {
-        Value::String(s) => s.clone(),
-        // 10.0 is written as 10.
         Value::Number(n) => n.as_f64().map_or_else(|| n.to_string(), |x| x.to_string()),
-        other => other.to_string(),
+        other => value_text(other),
     }
 }
 

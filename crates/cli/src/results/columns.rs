@@ -3,7 +3,7 @@
 use super::TableRow;
 use hemlock_artifact::TrainingSet;
 use hemlock_evaluate::about;
-use hemlock_pipeline::{AggregatedRow, MeanStd, nodes, telling};
+use hemlock_pipeline::{AggregatedRow, MeanStd, nodes, telling, value_text};
 use hemlock_report::words::share;
 use hemlock_stage::StageRole;
 use serde_json::Value;
@@ -268,7 +268,7 @@ pub fn extractors(params: &BTreeMap<&'static str, Value>) -> String {
 fn parameter(value: &Value) -> String {
     match value {
         Value::Null => "none".to_owned(),
-        value => crate::render::value(value),
+        value => value_text(value),
     }
 }
 

@@ -101,6 +101,22 @@ impl<'a> TableLayout<'a> {
         settings.collect::<Vec<_>>().join(", ")
     }
 
+    /// The rows in an order in which those that share the line above them come together, where the first of them is.
+    pub fn gathered(&self, order: &[usize]) -> Vec<usize> {
+        let mut sections: Vec<String> = Vec::new();
+        let mut placed: Vec<(usize, usize)> = Vec::with_capacity(order.len());
+        for row in order {
+            let this = self.section(*row);
+            let section = sections.iter().position(|known| *known == this).unwrap_or_else(|| {
+                sections.push(this);
+                sections.len() - 1
+            });
+            placed.push((section, *row));
+        }
+        placed.sort_by_key(|(section, _)| *section);
+        placed.into_iter().map(|(_, row)| row).collect()
+    }
+
     /// Writes the table, with its rows in the given order. Lines above rows are broken at `width`.
     pub fn text(&self, order: &[usize], width: usize) -> String {
         let mut out = self.head();

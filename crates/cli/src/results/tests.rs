@@ -99,6 +99,29 @@ fn a_table_of_few_columns_fits_its_terminal() {
 }
 
 #[test]
+fn rows_that_share_a_line_above_them_stand_together_unless_they_are_sorted() {
+    let row = |(attack, constraint), images| row(group(attack, "decoder", constraint, 0.03), images);
+    let rows = [("bilevel", "none"), ("gradient-canceling", "none"), ("bilevel", "ball")];
+    let rows: Vec<TableRow> = rows.into_iter().zip([0.75, 0.7, 0.65]).map(|(of, images)| row(of, images)).collect();
+    let lines = |sort| {
+        let table = results("quickstart", &rows, &TableRequest { sort, ..asked(TableView::Few(50)) }).unwrap();
+        table.lines().filter(|line| line.starts_with("bilevel")).count()
+    };
+    assert_eq!((lines(None), lines(Some("-accuracy"))), (1, 2));
+}
+
+#[test]
+fn a_data_set_is_named_as_in_a_spec() {
+    let mut rows = table_rows();
+    for (i, row) in rows.iter_mut().enumerate() {
+        let source = if i < 4 { json!({ "kind": "cifar10" }) } else { json!({ "kind": "cifar100", "labels": "fine" }) };
+        row.group.params.insert("dataset.downstream", json!({ "source": source }));
+    }
+    let table = table(&rows, TableView::Few(200));
+    assert!(table.contains(" cifar10 ") && table.contains(" cifar100(labels=fine) "), "{table}");
+}
+
+#[test]
 fn what_all_rows_have_in_common_stands_above_the_table() {
     let mut table_rows = table_rows();
     let head = |table: &str| table.split_once("\n\n").unwrap().0.replace('\n', " ");

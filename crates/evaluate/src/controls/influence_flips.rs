@@ -1,13 +1,15 @@
 //! Control: flipped labels that are chosen by their influence on the error that attacks raise.
 
 use super::{Basis, Control, Relabelled};
+use blake3::{Hash, Hasher};
 use hemlock_head::{
     FitOptions, Head, Preconditioner, Samples, SolveOptions, fit, logits, probabilities, smoothed_error, solve_hessian,
 };
 use hemlock_stage::{Context, StageError};
 use hemlock_victims::TrainingSetChange;
 use ndarray::Array2;
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The control of flips that are chosen by their influence.
 pub(super) static CONTROL: Control = Control {
@@ -21,8 +23,26 @@ fn make(of: &Basis) -> Result<Option<TrainingSetChange>, StageError> {
     let raised = of.sees.samples(clean, of.data.features.validation.samples(of.data.classes())?)?;
     let (weight_decay, replaces) = (of.data.weight_decay, of.replaced.is_some());
     let flips = InfluenceFlips { clean, raised: &raised, weight_decay, replaces };
-    Ok(Some(of.change(flips.choose(of.head, of.count, of.data.ctx)?)))
+    let Choice { flips, unsolved: relative_residual } = flips.known_or_chosen(of.head, of.count, of.data.ctx)?;
+    if relative_residual > 0.0 {
+        tracing::warn!(relative_residual, "influences of flips are not exact: a linear system was not solved");
+    }
+    Ok(Some(of.change(flips)))
 }
+
+/// Chosen flips.
+#[derive(Debug, Clone, PartialEq)]
+struct Choice {
+    flips: Relabelled,
+    /// The largest relative residual at which a linear system was left above its tolerance; 0 if all were solved.
+    unsolved: f64,
+}
+
+/// The last choices of this process, each with the digest of what it depends on. Attacks with the same data and the
+/// same number of poisons are all compared with the same flips.
+static CHOICES: Mutex<VecDeque<(Hash, Choice)>> = Mutex::new(VecDeque::new());
+/// The number of choices that are kept.
+const KEPT: usize = 16;
 
 /// Number of rounds in which influence flips are chosen.
 const ROUNDS: usize = 10;
@@ -51,12 +71,47 @@ pub(crate) struct InfluenceFlips<'a, 's> {
 }
 
 impl InfluenceFlips<'_, '_> {
-    /// Returns `m` flips, or as many as there are samples to replace. They are those of the rounds, which start from
+    /// [`InfluenceFlips::choose`], unless this process has made the same choice before.
+    fn known_or_chosen(&self, head: &Head, m: usize, ctx: &Context) -> Result<Choice, StageError> {
+        let choices = || CHOICES.lock().unwrap_or_else(PoisonError::into_inner);
+        let digest = self.digest(head, m);
+        let known = choices().iter().find(|(of, _)| *of == digest).map(|(_, choice)| choice.clone());
+        if let Some(choice) = known {
+            return Ok(choice);
+        }
+        // Other threads are not kept waiting: two that need the same at the same time both choose.
+        let choice = self.choose(head, m, ctx)?;
+        let mut choices = choices();
+        choices.truncate(KEPT - 1);
+        choices.push_front((digest, choice.clone()));
+        Ok(choice)
+    }
+
+    /// A digest of all that a choice depends on.
+    fn digest(&self, head: &Head, m: usize) -> Hash {
+        let mut hasher = Hasher::new();
+        let mut add = |values: &[f64]| {
+            hasher.update(bytemuck::cast_slice(values));
+        };
+        add(&[m as f64, f64::from(self.replaces), self.weight_decay, self.clean.classes() as f64]);
+        head.packed().iter().for_each(|value| add(&[*value]));
+        for samples in std::iter::once(&self.clean).chain(self.raised) {
+            add(&[samples.len() as f64, samples.dim() as f64]);
+            for chunk in samples.chunks() {
+                let features = chunk.to_f64();
+                add(features.as_standard_layout().as_slice().expect("a matrix in standard layout is a slice"));
+                chunk.labels().iter().for_each(|label| add(&[f64::from(*label)]));
+            }
+        }
+        hasher.finalize()
+    }
+
+    /// Chooses `m` flips, or as many as there are samples to replace. They are those of the rounds, which start from
     /// `head`, or `m` flips that are chosen at once, if these raise the error more.
     ///
     /// # Errors
     /// If the samples do not fit the head, if there are none whose error is raised, or if the run was interrupted.
-    pub(crate) fn choose(&self, head: &Head, m: usize, ctx: &Context) -> Result<Relabelled, StageError> {
+    fn choose(&self, head: &Head, m: usize, ctx: &Context) -> Result<Choice, StageError> {
         let m = if self.replaces { m.min(self.clean.len()) } else { m };
         let preconditioner = Arc::new(Preconditioner::at(head, &[self.clean.reborrow()], self.weight_decay)?);
         let mut solver = Solver { ctx, preconditioner, head: head.clone(), solution: None, unsolved: 0.0 };
@@ -83,12 +138,8 @@ impl InfluenceFlips<'_, '_> {
             let trained = self.trained_on(control, |training| solver.train(training, self.weight_decay));
             trained.and_then(|()| Ok(smoothed_error(&solver.head, self.raised, TEMPERATURE)?.0))
         };
-        let chosen = if error(&rounds)? >= error(&at_once)? { rounds } else { at_once };
-        if solver.unsolved > 0.0 {
-            let relative_residual = solver.unsolved;
-            tracing::warn!(relative_residual, "influences of flips are not exact: a linear system was not solved");
-        }
-        Ok(chosen)
+        let flips = if error(&rounds)? >= error(&at_once)? { rounds } else { at_once };
+        Ok(Choice { flips, unsolved: solver.unsolved })
     }
 
     /// Calls `run` with the training set of clean and flipped samples that a control leads to.
@@ -204,7 +255,8 @@ impl Solver<'_> {
 mod tests {
     use super::super::{duplicates, random_flips};
     use super::*;
-    use hemlock_fixtures::context;
+    use hemlock_fixtures::{context, in_context};
+    use hemlock_stage::{Cancel, Silent};
     use hemlock_streams::Purpose;
     use ndarray::Array2;
     use rand::RngExt;
@@ -255,7 +307,7 @@ mod tests {
         }
         fn choose(&self, m: usize, replaces: bool) -> Relabelled {
             let raised = self.raised();
-            let control = self.solver(|s| self.flips(&raised, replaces).choose(&self.head, m, s.ctx).unwrap());
+            let control = self.solver(|s| self.flips(&raised, replaces).choose(&self.head, m, s.ctx).unwrap().flips);
             assert!(control.rows.iter().zip(&control.labels).all(|(row, label)| self.train.1[*row] != *label));
             assert_eq!(control.rows.len(), m);
             control
@@ -334,6 +386,26 @@ mod tests {
             let (own, other) = (correlation(&gains(replaces), trial), correlation(&gains(!replaces), trial));
             assert!(own > 0.99 && other < own - 0.005, "{replaces}: {own}, {other}");
         }
+    }
+
+    #[test]
+    fn the_same_choice_is_made_once() {
+        let (data, other) = (Overlapping::new(90, 1e-2), Overlapping::new(91, 1e-2));
+        let (raised, own) = (data.raised(), [data.clean()]);
+        let stopped = Cancel::default();
+        stopped.request();
+        let known = |flips: InfluenceFlips<'_, '_>, head: &Head, m: usize| {
+            in_context("flex", &Silent, &stopped, |ctx| flips.known_or_chosen(head, m, ctx).ok())
+        };
+        assert!(known(data.flips(&raised, false), &data.head, 9).is_none());
+        let chosen = data.solver(|s| data.flips(&raised, false).known_or_chosen(&data.head, 9, s.ctx).unwrap());
+        assert_eq!(known(data.flips(&raised, false), &data.head, 9), Some(chosen));
+        // Nothing else is taken for it.
+        assert!(known(data.flips(&raised, false), &data.head, 8).is_none());
+        assert!(known(data.flips(&raised, true), &data.head, 9).is_none());
+        assert!(known(data.flips(&own, false), &data.head, 9).is_none());
+        assert!(known(data.flips(&raised, false), &other.head, 9).is_none());
+        assert!(known(other.flips(&raised, false), &data.head, 9).is_none());
     }
 
     fn correlation(a: &[f64], b: &[f64]) -> f64 {

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ._defend import Certified, Filtered, certify, filter
     from ._extractor import Extractor, extractor, features
     from ._head import LinearHead
-    from ._pipeline import Artifact, Run, Task, artifacts, results, run
+    from ._pipeline import Artifact, Figure, Report, Run, Task, artifacts, report, results, run
     from ._poison_images import PoisonImages, attack_images, invert
 
 # The module in which each name is. The command imports none of them, and so starts without NumPy.
@@ -58,9 +58,12 @@ _WHERE = {
     "features": "_extractor",
     "LinearHead": "_head",
     "Artifact": "_pipeline",
+    "Figure": "_pipeline",
+    "Report": "_pipeline",
     "Run": "_pipeline",
     "Task": "_pipeline",
     "artifacts": "_pipeline",
+    "report": "_pipeline",
     "results": "_pipeline",
     "run": "_pipeline",
     "PoisonImages": "_poison_images",

@@ -1,3 +1,4 @@
+from os import PathLike
 from typing import Callable
 
 import numpy as np
@@ -120,3 +121,6 @@ def results(
     place: _Place, named: _Named, csv: bool, show: _Show = None
 ) -> tuple[list[str], int, str | None]: ...
 def artifacts(place: _Place, named: _Named, stage: str, select: str, show: _Show = None) -> str: ...
+def report(
+    place: _Place, all: list[_Named], paper: str | None = None, output: str | None = None, show: _Show = None
+) -> tuple[PathLike[str], PathLike[str], PathLike[str], list[str]]: ...

@@ -203,6 +203,84 @@ def run(
     return Run(said["pipeline"], [Task(**task) for task in said["tasks"]])
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A chart of a report, which a notebook shows as it is."""
+
+    path: str
+    """The SVG file."""
+
+    @property
+    def svg(self) -> str:
+        """The chart as SVG."""
+        with open(self.path, encoding="utf-8") as file:
+            return file.read()
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report on pipelines: a page, and its tables and charts as files of their own."""
+
+    page: str
+    """The HTML page."""
+    tables: dict[str, str] = field(repr=False)
+    """The CSV files of the tables, by their names, such as ``results`` or ``finding-F2``."""
+    figures: dict[str, Figure] = field(repr=False)
+    """The charts, by their names."""
+
+    def table(self, name: str, frame: str | None = None) -> Any:
+        """A table in the form in which :func:`results` returns results."""
+        if name not in self.tables:
+            raise Error(f"`name` is {name!r}; expected one of {', '.join(self.tables)}")
+        make = _made(frame)
+        with open(self.tables[name], encoding="utf-8", newline="") as file:
+            return make(file.read())
+
+
+def report(
+    spec: Any,
+    *,
+    output: Any = None,
+    paper: Any = None,
+    set: Any = None,
+    label: str | None = None,
+    name: str = "python",
+    root: Any = None,
+    data: Any = None,
+    pipelines: Any = None,
+) -> Report:
+    """Writes the report that ``hemlock report`` writes, on one pipeline or a list of them.
+
+    Parameters
+    ----------
+    output : the page to write, ``reports/NAME.html`` by default. Tables and charts are in folders beside it.
+    paper : a CSV file with the numbers of a paper, which are shown beside the measured ones.
+    """
+    specs = list(spec) if isinstance(spec, (list, tuple)) else [spec]
+    if not specs or (len(specs) > 1 and any(isinstance(one, Mapping) for one in specs)):
+        raise Error("`spec` is an unusable list; expected names of pipelines or paths of .toml files")
+    place, all = _place(root, data, pipelines, None), [_named(one, set, label, name) for one in specs]
+    paths = [os.fspath(path) if path is not None else None for path in (paper, output)]
+    page, tables, figures, missing = _hemlock.report(place, all, *paths)
+    for sentence in missing:
+        warnings.warn(sentence, stacklevel=2)
+    return Report(
+        str(page),
+        dict(_files(tables, ".csv")),
+        {name: Figure(path) for name, path in _files(figures, ".svg")},
+    )
+
+
+def _files(folder: Any, suffix: str) -> Iterator[tuple[str, str]]:
+    """The files of a folder that end so, by their names without it."""
+    for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        if file.endswith(suffix):
+            yield file.removesuffix(suffix), os.path.join(folder, file)
+
+
 def results(
     spec: Any,
     *,
@@ -217,9 +295,7 @@ def results(
     """The results of a pipeline, with the columns of ``hemlock results --csv``: a frame of pandas or polars, whichever
     is installed, and otherwise a list of dictionaries. ``frame`` chooses: ``pandas``, ``polars`` or ``records``."""
     place, named = _place(root, data, pipelines, None), _named(spec, set, label, name)
-    make = _FRAMES.get(frame) if frame is not None else _frame()
-    if make is None:
-        raise Error(f"`frame` is {frame!r}; expected one of {', '.join(_FRAMES)}")
+    make = _made(frame)
     texts, missing, elsewhere = _hemlock.results(place, named, True)
     if missing:
         more = f"; {elsewhere}" if elsewhere else ""
@@ -260,7 +336,12 @@ def _records(text: str) -> list[dict[str, Any]]:
 _FRAMES = {"pandas": _pandas, "polars": _polars, "records": _records}
 
 
-def _frame() -> Any:
+def _made(frame: str | None) -> Any:
+    """What makes a frame of comma-separated values."""
+    if frame is not None and frame not in _FRAMES:
+        raise Error(f"`frame` is {frame!r}; expected one of {', '.join(_FRAMES)}")
+    if frame is not None:
+        return _FRAMES[frame]
     for name in ("pandas", "polars"):
         try:
             __import__(name)
