@@ -5,7 +5,7 @@ use crate::data::GivenData;
 use crate::failure::{Failed, failed, parameters};
 use crate::features::seed_of;
 use crate::measured::made;
-use crate::work::{HOST, work};
+use crate::work::{PROCESSOR, work};
 use hemlock_defences::{DefenceSpec, TrainingData};
 use hemlock_stage::ErrorKind;
 use hemlock_victims::{TrainingSetChange, VictimData, VictimSpec};
@@ -70,7 +70,7 @@ pub fn certify<'py>(
         if victim.uses_device() {
             return Err(nothing());
         }
-        let ctx = call.context(seed_of::<hemlock_victim::Stage>(&victim, seed), HOST);
+        let ctx = call.context(seed_of::<hemlock_victim::Stage>(&victim, seed), PROCESSOR);
         let features = data.features();
         let data = VictimData::of_features(&features, weight_decay, &ctx);
         let outcome = victim.victim().train("certificates", &data, &TrainingSetChange::none(&data))?;

@@ -2,7 +2,7 @@
 
 use crate::data::GivenData;
 use crate::failure::{Failed, failed, parameters};
-use crate::work::{HOST, work};
+use crate::work::{PROCESSOR, work};
 use hemlock_artifact::{AttackSpec, Bounds, CurvePoint, PathPoint, PoisonFeatures, SteppedBack, TargetParams};
 use hemlock_attack::poison_count;
 use hemlock_evaluate::Params as ControlParams;
@@ -130,7 +130,7 @@ pub fn target<'py>(
     let made = work(py, show.as_ref(), move |call| {
         let inputs = target_params::Inputs { features: data.features() };
         let seed = seed_of::<target_params::Stage>(&params, seed);
-        Ok(target_params::Stage::run(&params, inputs, &call.context(seed, HOST))?)
+        Ok(target_params::Stage::run(&params, inputs, &call.context(seed, PROCESSOR))?)
     })?;
     let info = text(&TargetInfo {
         weight_decay: made.weight_decay,
@@ -211,7 +211,7 @@ pub fn attack<'py>(
     let made = work(py, show.as_ref(), move |call| {
         let inputs = poison_features::Inputs { features: data.features(), target };
         let seed = seed_of::<poison_features::Stage>(&params, seed);
-        Ok(poison_features::Stage::run(&params, inputs, &call.context(seed, HOST))?)
+        Ok(poison_features::Stage::run(&params, inputs, &call.context(seed, PROCESSOR))?)
     })?;
     let info = text(&PoisonInfo {
         spec: Some(made.spec),
@@ -243,7 +243,7 @@ pub fn controls<'py>(
 ) -> PyResult<Vec<MadeControl<'py>>> {
     let (params, data, target) = (parameters::<ControlParams>(table)?, data.get(), given_target(&aim)?);
     let made = work(py, show.as_ref(), move |call| {
-        let (ctx, features) = (call.context(seed, HOST), data.features());
+        let (ctx, features) = (call.context(seed, PROCESSOR), data.features());
         let weight_decay = target.weight_decay;
         let (count, poison_fraction) = size;
         let clean = features.train.labels.len();

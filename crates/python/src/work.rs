@@ -24,8 +24,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Bytes of the stack of a thread, as much as a process's first one has.
 const STACK: usize = 8 << 20;
 
-/// The device of work on features alone.
-pub(crate) const HOST: &str = "flex";
+/// The device of work on features alone: the processor.
+pub(crate) const PROCESSOR: &str = "flex";
 
 /// One call from Python: what its work is given from outside.
 pub(crate) struct Call {

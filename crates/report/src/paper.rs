@@ -115,7 +115,8 @@ impl Paper {
     pub fn table(&self, configs: &[ConfigGroup]) -> Result<Table, ReportError> {
         let caption = "The paper's numbers beside ours: test accuracies in %, and drops in points. The paper's numbers \
                        were typed by whoever made this report, and its extractor and data may differ from ours.";
-        let mut table = Table::new("paper", caption).texts("attack").numbers("ε_d, %", &[""]).texts("number");
+        let mut table =
+            Table::new("paper", caption).texts("attack").numbers("poison fraction, %", &[""]).texts("number");
         table = table.numbers("ours", &[""]).numbers("paper", &[""]).numbers("ours − paper", &[""]);
         let fields: Vec<BTreeMap<String, String>> = configs.iter().map(fields).collect();
         let mut taken = BTreeMap::new();
@@ -266,7 +267,7 @@ mod tests {
                     gradient-canceling, ball, 0.030, 71.5, 8.5\n,none,,69,\n";
         let csv = table(text).unwrap().csv();
         let lines: Vec<&str> = csv.lines().collect();
-        assert_eq!(lines[0], "attack,\"ε_d, %\",number,ours,paper,ours − paper");
+        assert_eq!(lines[0], "attack,\"poison fraction, %\",number,ours,paper,ours − paper");
         assert!(lines[1].ends_with(",3,images,70,71.5,-1.5"), "{csv}");
         assert!(lines[2].ends_with(",3,drop,10,8.5,1.5") && lines[3].ends_with(",3,images,70,69,1"), "{csv}");
         assert_eq!(lines.len(), 4);

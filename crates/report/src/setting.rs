@@ -203,7 +203,7 @@ impl<'a> ExperimentContext<'a> {
             (true, false) => "The poisons of some attacks replace their base images; other poisons are added.",
             (false, _) => "Poisons are added, and no clean sample is removed.",
         };
-        format!("The poison fraction ε_d is {}{many}. {role}", list(&budgets))
+        format!("The poison fraction is {}{many}. {role}", list(&budgets))
     }
 
     /// Sentences about what the attacker knows and can do.

@@ -60,7 +60,7 @@ pub fn noise(configs: &[ConfigGroup]) -> Table {
                    clean data. Loss and error are those of the surrogate on the training images with the noise, after \
                    its last training.";
     let columns = ["frozen → linear", "frozen → end-to-end", "end-to-end → linear", "end-to-end → end-to-end"];
-    let mut table = Table::new("noise", caption).texts("noise").texts("setting").numbers("ε_d, %", &[""]);
+    let mut table = Table::new("noise", caption).texts("noise").texts("setting").numbers("poison fraction, %", &[""]);
     table = columns.into_iter().fold(table, |table, title| table.numbers(title, &["", "low", "high"]));
     table = table.numbers("end-to-end → end-to-end, best epoch", &["", "low", "high"]);
     for surrogate in SURROGATES {

@@ -98,8 +98,7 @@ impl InfluenceFlips<'_, '_> {
         for samples in std::iter::once(&self.clean).chain(self.raised) {
             add(&[samples.len() as f64, samples.dim() as f64]);
             for chunk in samples.chunks() {
-                let features = chunk.to_f64();
-                add(features.as_standard_layout().as_slice().expect("a matrix in standard layout is a slice"));
+                add(&chunk.to_f64().iter().copied().collect::<Vec<f64>>());
                 chunk.labels().iter().for_each(|label| add(&[f64::from(*label)]));
             }
         }

@@ -260,8 +260,10 @@ def report(
     paper : a CSV file with the numbers of a paper, which are shown beside the measured ones.
     """
     specs = list(spec) if isinstance(spec, (list, tuple)) else [spec]
-    if not specs or (len(specs) > 1 and any(isinstance(one, Mapping) for one in specs)):
-        raise Error("`spec` is an unusable list; expected names of pipelines or paths of .toml files")
+    if not specs:
+        raise Error("`spec` is an empty list; expected names of pipelines or paths of .toml files")
+    if len(specs) > 1 and any(isinstance(one, Mapping) for one in specs):
+        raise Error("`spec` is a list with a dictionary; expected names of pipelines or paths of .toml files")
     place, all = _place(root, data, pipelines, None), [_named(one, set, label, name) for one in specs]
     paths = [os.fspath(path) if path is not None else None for path in (paper, output)]
     page, tables, figures, missing = _hemlock.report(place, all, *paths)
@@ -337,10 +339,10 @@ _FRAMES = {"pandas": _pandas, "polars": _polars, "records": _records}
 
 
 def _made(frame: str | None) -> Any:
-    """What makes a frame of comma-separated values."""
-    if frame is not None and frame not in _FRAMES:
-        raise Error(f"`frame` is {frame!r}; expected one of {', '.join(_FRAMES)}")
+    """The function that makes a frame of comma-separated values."""
     if frame is not None:
+        if frame not in _FRAMES:
+            raise Error(f"`frame` is {frame!r}; expected one of {', '.join(_FRAMES)}")
         return _FRAMES[frame]
     for name in ("pandas", "polars"):
         try:

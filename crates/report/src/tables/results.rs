@@ -121,7 +121,7 @@ fn accuracies(configs: &[ConfigGroup]) -> Columns<'_> {
     if configs.iter().any(|c| c.experiment != configs[0].experiment) {
         columns.add("setting", ColumnKind::Text, |c| TableCell::text(&c.experiment));
     }
-    columns.add("ε_d, %", ColumnKind::Numbers(&[""]), |c| share(c.poison_fraction()));
+    columns.add("poison fraction, %", ColumnKind::Numbers(&[""]), |c| share(c.poison_fraction()));
     columns.add("labels", ColumnKind::Text, |c| {
         let chosen = || c.of_attack("labels").map_or_else(|| "dirty".to_owned(), words::value);
         TableCell::text(if c.clean_label() { "clean".to_owned() } else { chosen() })
