@@ -66,6 +66,37 @@ fn a_report_stands_by_itself_and_tells_the_same_every_time() {
     assert!(page == fs::read_to_string(project.path().join("out/page.html")).unwrap());
 }
 
+/// The results of two runs, each in a file, give the tables that both runs give together, without any artifact.
+#[test]
+fn a_report_is_made_again_from_results_files() {
+    let project = project();
+    project.ok("run tiny --set seeds=[0,1]");
+    for (sets, page) in [("[0,1]", "both"), ("[0]", "first"), ("[1]", "second")] {
+        project.ok(&format!("report tiny --set seeds={sets} -o {page}.html"));
+    }
+    let saved = |page: &str| format!("{page}.tables/results.jsonl.zst");
+    let read = |file: &str| fs::read(project.path().join(file)).unwrap();
+    project.fails(&format!("report tiny --from {}", saved("both")), 2, &["cannot be used with"]);
+    fs::remove_dir_all(project.path().join("artifacts")).unwrap();
+    let said = project.ok(&format!("report --from {} -o again.html", saved("both")));
+    assert_eq!((said.err.as_str(), read(&saved("again"))), ("", read(&saved("both"))));
+    project.ok(&format!("report --from {} --from {} -o joined.html", saved("first"), saved("second")));
+    let tables = fs::read_dir(project.path().join("both.tables")).unwrap().map(|e| e.unwrap().file_name());
+    let compared: Vec<String> =
+        tables.map(|name| name.into_string().unwrap()).filter(|name| name.ends_with(".csv")).collect();
+    assert!(compared.iter().any(|name| name == "finding-F6.csv") && compared.len() > 5, "{compared:?}");
+    // The times of stages and the list of artifacts are not in the file.
+    for name in compared.iter().filter(|name| !["times.csv", "artifacts.csv"].contains(&name.as_str())) {
+        let [both, again, joined] = ["both", "again", "joined"].map(|page| read(&format!("{page}.tables/{name}")));
+        assert!(both == again && both == joined, "{name}");
+    }
+    let whole = read(&saved("both"));
+    fs::write(project.path().join("cut.zst"), &whole[..whole.len() - 20]).unwrap();
+    project.fails("report --from cut.zst", 4, &["cut.zst", "cannot be read as a results file"]);
+    project.fails("report --from both.tables/rows.csv", 4, &["rows.csv", "cannot be read as a results file"]);
+    project.fails("report --from nothing.zst", 4, &["nothing.zst", "No such file"]);
+}
+
 /// One attack on features that must lie in a ball, and one on pixels without that condition, within the same limit.
 #[test]
 fn what_is_not_comparable_is_listed_with_what_differs() {

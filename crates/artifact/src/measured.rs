@@ -2,7 +2,7 @@
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
 /// What a training set is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +29,22 @@ pub struct TrainingSet {
     pub role: Role,
 }
 
+impl Role {
+    /// The role of the training set of that name.
+    fn of(name: &str) -> Self {
+        match name {
+            TrainingSet::CLEAN => Self::Clean,
+            TrainingSet::TARGET => Self::Target,
+            TrainingSet::FEATURES | TrainingSet::IMAGES => Self::Poisoned,
+            TrainingSet::UNDEFENDED | TrainingSet::UNDEFENDED_CLEAN => Self::Undefended,
+            _ => Self::Control,
+        }
+    }
+}
+
 impl TrainingSet {
+    /// Name of the training set of clean data.
+    const CLEAN: &'static str = "clean";
     /// Name of the outcome of the target head itself.
     pub const TARGET: &'static str = "target";
     /// Name of the training set of clean data and poisoned features.
@@ -70,9 +85,6 @@ impl<T: Default> Default for Measured<T> {
 }
 
 impl<T> Measured<T> {
-    /// Name of the training set of clean data.
-    const CLEAN: &'static str = "clean";
-
     /// Starts with the value for clean data only.
     pub fn new(clean: T) -> Self {
         Self { clean, others: Vec::new() }
@@ -96,7 +108,7 @@ impl<T> Measured<T> {
     /// The value for the training set of that name, if there is one.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&T> {
-        if name == Self::CLEAN {
+        if name == TrainingSet::CLEAN {
             return Some(&self.clean);
         }
         self.others().find(|(set, _)| set.name == name).map(|(_, value)| value)
@@ -104,7 +116,7 @@ impl<T> Measured<T> {
 
     /// Mutable access to the value for the training set of that name, if there is one.
     pub fn get_mut(&mut self, name: &str) -> Option<&mut T> {
-        if name == Self::CLEAN {
+        if name == TrainingSet::CLEAN {
             return Some(&mut self.clean);
         }
         self.others.iter_mut().find(|(set, _)| set.name == name).map(|(_, value)| value)
@@ -146,7 +158,8 @@ impl<T> Measured<T> {
 
     /// The names of all training sets with their values, clean data first.
     pub fn named(&self) -> impl Iterator<Item = (&str, &T)> {
-        std::iter::once((Self::CLEAN, &self.clean)).chain(self.others().map(|(set, value)| (set.name.as_str(), value)))
+        std::iter::once((TrainingSet::CLEAN, &self.clean))
+            .chain(self.others().map(|(set, value)| (set.name.as_str(), value)))
     }
 
     /// Applies `f` to every value.
@@ -165,7 +178,7 @@ impl<T> Measured<T> {
     /// # Errors
     /// The first error that `f` returns; clean data comes first.
     pub fn try_map<U, E>(&self, f: impl Fn(&str, &T) -> Result<U, E>) -> Result<Measured<U>, E> {
-        let clean = f(Self::CLEAN, &self.clean)?;
+        let clean = f(TrainingSet::CLEAN, &self.clean)?;
         let others = self.others().map(|(set, value)| Ok((set.clone(), f(&set.name, value)?)));
         Ok(Measured { clean, others: others.collect::<Result<_, E>>()? })
     }
@@ -190,13 +203,35 @@ impl<T: JsonSchema> JsonSchema for Measured<T> {
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Measured<T> {
-    /// Reads formats that are not human-readable only, because an object does not contain the roles of training sets.
+    /// An object does not contain the roles of training sets. They follow from the names.
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         if from.is_human_readable() {
-            return Err(de::Error::custom("training sets are read from artifacts alone"));
+            return from.deserialize_map(ByName(PhantomData));
         }
         let (clean, others) = Deserialize::deserialize(from)?;
         Ok(Self { clean, others })
+    }
+}
+
+/// Reads an object with one field per training set, in the order of its fields.
+struct ByName<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> de::Visitor<'de> for ByName<T> {
+    type Value = Measured<T>;
+
+    fn expecting(&self, to: &mut fmt::Formatter) -> fmt::Result {
+        write!(to, "an object with a field `{}`, and one for every other training set", TrainingSet::CLEAN)
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut fields: A) -> Result<Measured<T>, A::Error> {
+        let (mut clean, mut others) = (None, Vec::new());
+        while let Some((name, value)) = fields.next_entry::<String, T>()? {
+            match Role::of(&name) {
+                Role::Clean => clean = Some(value),
+                role => others.push((TrainingSet { name, role }, value)),
+            }
+        }
+        Ok(Measured { clean: clean.ok_or_else(|| de::Error::missing_field(TrainingSet::CLEAN))?, others })
     }
 }
 
@@ -215,6 +250,8 @@ mod tests {
         assert_eq!(controls, [("random flips".to_owned(), 0.75)]);
         let json = serde_json::to_string(&measured.map(|x| 100.0 * x)).unwrap();
         assert_eq!(json, r#"{"clean":80.0,"target":10.0,"images":50.0,"random_flips":75.0}"#);
-        assert!(serde_json::from_str::<Measured<f64>>(&json).is_err());
+        assert_eq!(serde_json::from_str::<Measured<f64>>(&json).unwrap(), measured.map(|x| 100.0 * x));
+        let error = serde_json::from_str::<Measured<f64>>(r#"{"images":1.0}"#).unwrap_err();
+        assert_eq!(error.to_string(), "missing field `clean` at line 1 column 14");
     }
 }

@@ -5,7 +5,7 @@ use hemlock_head::Head;
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
 use hemlock_threat::PoisonFractionBounds;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The clean head, the target head, and the path between them.
 #[derive(Debug, Clone)]
@@ -79,14 +79,25 @@ pub struct PathPoint {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Bounds {
     /// The bound from norms.
+    #[serde(deserialize_with = "infinite")]
     #[schemars(with = "Option<f64>")]
     pub norm: f64,
     /// The bound from the support function of a poison's contribution, whose maximum a search approximates.
+    #[serde(deserialize_with = "infinite")]
     #[schemars(with = "Option<f64>")]
     pub support: f64,
     /// The bound from an upper bound of that maximum: certified, but weaker.
+    #[serde(deserialize_with = "infinite")]
     #[schemars(with = "Option<f64>")]
     pub certified: f64,
+}
+
+/// Reads a number that is infinite if it is `null` in JSON.
+fn infinite<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    match from.is_human_readable() {
+        true => Ok(Option::deserialize(from)?.unwrap_or(f64::INFINITY)),
+        false => f64::deserialize(from),
+    }
 }
 
 impl From<PoisonFractionBounds> for Bounds {

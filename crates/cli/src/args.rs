@@ -376,12 +376,15 @@ Examples:
     },
     /// Write an HTML page of the results of pipelines, with tables, figures and findings
     #[command(
-        after_help = "Examples:\n  hemlock report quickstart\n  hemlock report finetune-cifar10 transfer-cifar100 -o report.html\n  hemlock report paper-finetune-cifar10 --paper tables.csv"
+        after_help = "Examples:\n  hemlock report quickstart\n  hemlock report finetune-cifar10 transfer-cifar100 -o report.html\n  hemlock report paper-finetune-cifar10 --paper tables.csv\n  hemlock report --from reports/quickstart.tables/results.jsonl.zst -o again.html"
     )]
     Report {
         /// Names of specs in the pipelines folder, or paths of .toml files
-        #[arg(required = true, value_name = "PIPELINE")]
+        #[arg(required_unless_present = "from", value_name = "PIPELINE")]
         names: Vec<String>,
+        /// Report on the results in this file, which another report wrote; may be given several times
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["names", "set", "label"])]
+        from: Vec<PathBuf>,
         #[command(flatten)]
         changes: Changes,
         /// CSV file with the numbers of a paper, which are compared with the results (docs/findings.md)

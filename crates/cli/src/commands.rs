@@ -61,8 +61,8 @@ pub fn execute(args: &Args, graph: Graph, program: Option<&Path>, printer: &Prin
         Fixed::Why { pipeline, stage, json } => app.why(pipeline, stage.as_deref(), *json),
         Fixed::Results { pipeline, list: true, .. } => app.list(pipeline),
         Fixed::Results { pipeline, form, list: false } => app.results(pipeline, form),
-        Fixed::Report { names, changes, paper, output } => {
-            app.report(names, changes, paper.as_deref(), output.as_deref())
+        Fixed::Report { names, from, changes, paper, output } => {
+            app.report((names, from), changes, paper.as_deref(), output.as_deref())
         }
         Fixed::Export { pipeline, stage, output, select, format, dataset } => {
             let format = match (dataset, format) {
@@ -292,7 +292,7 @@ impl App<'_> {
 
     fn report(
         &self,
-        pipelines: &[String],
+        (pipelines, saved): (&[String], &[PathBuf]),
         changes: &Changes,
         paper: Option<&Path>,
         output: Option<&Path>,
@@ -304,7 +304,10 @@ impl App<'_> {
             Ok((pipeline.clone(), spec, plan))
         };
         let planned = pipelines.iter().map(planned).collect::<Result<Vec<_>>>()?;
-        let written = self.project.report(planned, &sets, paper, output)?;
+        let written = match saved {
+            [] => self.project.report(planned, &sets, paper, output)?,
+            saved => self.project.report_saved(saved, paper, output)?,
+        };
         written.missing.iter().for_each(|missing| self.printer.note(missing));
         self.printer.result(&written.page.display().to_string())?;
         self.printer.result(&written.tables.display().to_string())?;

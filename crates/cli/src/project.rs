@@ -8,7 +8,7 @@ use hemlock_pipeline::{
     Asked, Graph, Observer, Override, Plan, ResultRow, RunOptions, Spec, SpecError, Summary, Task, commands, history,
     nearest, rows, run,
 };
-use hemlock_report::{ReportError, ReportFiles, ReportedPipeline, report};
+use hemlock_report::{PipelineResults, ReportError, ReportFiles, report};
 use hemlock_stage::{Cancel, ChildCommand, Environment, ErrorKind, Part, Progress, StageError, VALUE, short};
 use hemlock_store::{Key, Store};
 use std::{
@@ -245,30 +245,56 @@ impl ProjectContext {
         paper: Option<&Path>,
         output: Option<&Path>,
     ) -> Result<ReportFiles> {
-        let called: Vec<String> = pipelines.iter().map(|(called, ..)| called.clone()).collect();
-        let mut reported: Vec<ReportedPipeline> = Vec::new();
-        for (called, spec, plan) in pipelines {
+        let called: Vec<&str> = pipelines.iter().map(|(called, ..)| called.as_str()).collect();
+        let mut reported: Vec<PipelineResults> = Vec::new();
+        for (called, spec, plan) in &pipelines {
             if !plan.tasks.iter().any(Task::is_evaluation) {
                 return Err(Usage(format!("'{}' has no [evaluate], and so nothing to report", spec.name)).into());
             }
-            if !reported.iter().any(|p| p.spec.name == spec.name) {
-                reported.push(ReportedPipeline { spec, plan, command: format!("hemlock run {called}{sets}") });
+            if !reported.iter().any(|p| p.name == spec.name) {
+                let command = format!("hemlock run {called}{sets}");
+                reported.push(PipelineResults::measured(spec, plan, command, &self.store())?);
             }
         }
-        let names: Vec<&str> = reported.iter().map(|p| p.spec.name.as_str()).collect();
-        let file = output.map_or_else(|| Path::new("reports").join(names.join("+") + ".html"), Path::to_owned);
-        let typed = paper.map(|paper| format!(" --paper {}", paper.display())).unwrap_or_default();
-        let command = format!("hemlock report {}{sets}{typed} -o {}", called.join(" "), file.display());
-        let e = match report(&reported, &self.store(), &command, paper, &file) {
+        let e = match self.write_report(reported, &format!("{}{sets}", called.join(" ")), paper, output) {
             Err(e @ ReportError::NothingMeasured { .. }) => anyhow::Error::new(e),
             written => return Ok(written?),
         };
-        let elsewhere = reported.iter().map(|p| self.elsewhere(&p.spec, &p.plan, &(p.spec.name.clone() + sets)));
+        let elsewhere = pipelines.iter().map(|(_, spec, plan)| self.elsewhere(spec, plan, &(spec.name.clone() + sets)));
         let elsewhere = elsewhere.collect::<Result<Vec<_>>>()?.into_iter().flatten().next();
         Err(match elsewhere {
             Some(elsewhere) => e.context(elsewhere),
             None => e,
         })
+    }
+
+    /// Writes a report on the results in [results files](hemlock_pipeline::ResultsFile), as [`Project::report`] does.
+    ///
+    /// # Errors
+    /// A file cannot be read, none has a result, or there is an error of [`hemlock_report::report`].
+    pub fn report_saved(
+        &self,
+        files: &[PathBuf],
+        paper: Option<&Path>,
+        output: Option<&Path>,
+    ) -> Result<ReportFiles, ReportError> {
+        let from: Vec<String> = files.iter().map(|file| format!("--from {}", file.display())).collect();
+        self.write_report(PipelineResults::saved(files)?, &from.join(" "), paper, output)
+    }
+
+    /// Writes a report. `of` are the arguments of the command that it is about.
+    fn write_report(
+        &self,
+        reported: Vec<PipelineResults>,
+        of: &str,
+        paper: Option<&Path>,
+        output: Option<&Path>,
+    ) -> Result<ReportFiles, ReportError> {
+        let names: Vec<&str> = reported.iter().map(|p| p.name.as_str()).collect();
+        let file = output.map_or_else(|| Path::new("reports").join(names.join("+") + ".html"), Path::to_owned);
+        let typed = paper.map(|paper| format!(" --paper {}", paper.display())).unwrap_or_default();
+        let command = format!("hemlock report {of}{typed} -o {}", file.display());
+        report(reported, &self.store(), &command, paper, &file)
     }
 
     /// Says why a plan has no results although something was run: the run had other overrides, or the spec has changed.

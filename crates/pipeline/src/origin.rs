@@ -3,6 +3,7 @@
 use crate::{Plan, ResultRow, nodes};
 use hemlock_artifact::{Answers, Drawn, Evaluation, Measured};
 use hemlock_store::{Artifact, Key, Store, StoreError};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +18,7 @@ pub const REPLICATED: [&str; 5] =
     [nodes::PRETRAINING_IMAGES, nodes::DOWNSTREAM_IMAGES, nodes::EXTRACTOR, nodes::VICTIM_EXTRACTOR, nodes::FEATURES];
 
 /// What a result is one draw of. Results of one case share some of these and differ in others.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// Keys of the attacker's extractor and the victim extractor; the file, if features were imported instead.
     pub extractor: String,

@@ -3,6 +3,7 @@
 use crate::{
     Branch, Plan, Task, nodes,
     origin::{Answered, EXTRACTORS, Origin},
+    results_file,
 };
 use hemlock_artifact::{
     AttackId, Bounds, Certificate, Detection, Evaluation, LearnerState, Measured, Outcome, SteppedBack, TestGroups,
@@ -12,7 +13,7 @@ use hemlock_stage::{Column, StageRole};
 use hemlock_store::{Artifact, Store, StoreError};
 use hemlock_threat::Sees;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +21,7 @@ use std::{
 };
 
 /// The result of one branch.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ResultRow {
     /// Name of the spec.
     pub pipeline: String,
@@ -66,6 +67,7 @@ pub struct ResultRow {
     /// A target that is weaker than it was asked for. `None` if it is as asked for.
     pub stepped_back: Option<SteppedBack>,
     /// Numbers that stages declare as columns, by stage and name.
+    #[serde(deserialize_with = "results_file::stages")]
     pub stages: BTreeMap<&'static str, BTreeMap<&'static str, f64>>,
     /// The columns that stages declare, by node.
     #[serde(skip)]
@@ -74,6 +76,7 @@ pub struct ResultRow {
     #[serde(skip)]
     pub roles: BTreeMap<&'static str, StageRole>,
     /// All parameters, by stage.
+    #[serde(deserialize_with = "results_file::params")]
     pub params: BTreeMap<&'static str, Value>,
     /// Parameters of every stage as they enter keys, by node: defaults that depend on other fields are filled in, and
     /// fields that nothing reads are left out.
@@ -128,6 +131,9 @@ pub struct ResultRow {
     /// The predictions of its victims on every test image, after they were [read](crate::read_answers).
     #[serde(skip)]
     pub answers: Option<Arc<Answered>>,
+    /// The share of clean test samples that are outliers by the rule for poisons, in `[0, 1]`, after it was counted.
+    #[serde(skip)]
+    pub clean_outliers: Option<f64>,
 }
 
 /// Returns the results that a plan has so far, and the number of results that are still missing. The digests of the
@@ -224,6 +230,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<ResultRow>,
         gone: from.gone,
         origin: Origin::of(plan, &branch.tasks, &read, branch.seed.unwrap_or(0)),
         answers: None,
+        clean_outliers: None,
     }))
 }
 

@@ -240,14 +240,15 @@ pub fn artifacts(
     })
 }
 
-/// Writes a report on pipelines that have the same overrides, to a page and folders beside it. Returns the paths of the
-/// page, of the tables and of the figures, and what was missing.
+/// Writes a report on pipelines that have the same overrides, or on the results files `saved`, to a page and folders
+/// beside it. Returns the paths of the page, of the tables and of the figures, and what was missing.
 #[pyfunction]
-#[pyo3(signature = (place, all, paper=None, output=None, show=None))]
+#[pyo3(signature = (place, all, saved, paper=None, output=None, show=None))]
 pub fn report(
     py: Python<'_>,
     place: Place,
     all: Vec<Named>,
+    saved: Vec<PathBuf>,
     paper: Option<PathBuf>,
     output: Option<PathBuf>,
     show: Option<Py<PyAny>>,
@@ -261,7 +262,11 @@ pub fn report(
             pipelines.push((named.0, spec, plan));
             sets = options;
         }
-        let written = project.report(pipelines, &sets, paper.as_deref(), output.as_deref());
+        let (paper, output) = (paper.as_deref(), output.as_deref());
+        let written = match saved.as_slice() {
+            [] => project.report(pipelines, &sets, paper, output),
+            saved => project.report_saved(saved, paper, output).map_err(Into::into),
+        };
         let written = written.map_err(|e| Failed::of(&e))?;
         Ok((written.page, written.tables, written.figures, written.missing))
     })

@@ -1,5 +1,5 @@
-"""Models and interfaces of other libraries. What is not installed is skipped: CI has none of them, because PyTorch is
-larger than all else together; a release is tested with them. `tests/run` says how."""
+"""Models and interfaces of other libraries. What is not installed is skipped. `tests/run` installs them if it is asked
+to."""
 
 import hemlock
 import numpy as np

@@ -76,6 +76,10 @@ def test_a_report_has_charts_and_tables(project, tmp_path):
     assert chart.svg == chart._repr_svg_() and "<svg" in chart.svg
     (frame, polars) = (report.table("results", frame) for frame in ("records", "polars"))
     assert len(frame) == 2 and len(polars) == 2 and "finding-F2" not in report.tables
+    again = hemlock.report(saved=tmp_path / "page.tables" / "results.jsonl.zst", output=tmp_path / "b.html")
+    assert again.table("results", "records") == frame
+    with pytest.raises(hemlock.Error, match="either `spec` or `saved`"):
+        hemlock.report()
     with pytest.raises(hemlock.Error, match="expected one of .*results"):
         report.table("nothing")
     with pytest.raises(hemlock.Error, match="expected names of pipelines"):

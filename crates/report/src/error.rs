@@ -1,5 +1,6 @@
 //! The errors of a report.
 
+use hemlock_pipeline::ResultsFileError;
 use hemlock_stage::StageError;
 use hemlock_store::StoreError;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,9 @@ pub enum ReportError {
     /// An artifact cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A results file cannot be read.
+    #[error(transparent)]
+    Saved(#[from] ResultsFileError),
     /// A file cannot be written.
     #[error("cannot write {}: {what}", path.display())]
     Write {

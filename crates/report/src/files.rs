@@ -5,7 +5,7 @@
 //! hidden folder contains a file that is locked while its run is alive. The next run removes hidden folders whose lock
 //! is free.
 
-use crate::ReportError;
+use crate::{ReportError, page::RESULTS};
 use std::{
     fs::{self, File},
     io::{self, Write},
@@ -27,17 +27,17 @@ const ATTEMPTS: u32 = 100;
 ///
 /// # Errors
 /// A folder cannot be made, or a file cannot be written or renamed.
-pub fn publish(page: &Path, files: &[(PathBuf, String)]) -> Result<(), ReportError> {
+pub fn publish(page: &Path, files: &[(PathBuf, Vec<u8>)]) -> Result<(), ReportError> {
     let parent = page.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|e| ReportError::write(parent, e))?;
     let prefix = format!("{PREFIX}{}.", page.file_name().unwrap_or_default().to_string_lossy());
     clear(parent, &prefix);
     let (staging, held) = stage(parent, &prefix)?;
     let staged = |i: usize| staging.path().join(i.to_string());
-    for (i, (path, text)) in files.iter().enumerate() {
+    for (i, (path, content)) in files.iter().enumerate() {
         let write = || {
             let mut file = File::create(staged(i))?;
-            file.write_all(text.as_bytes())?;
+            file.write_all(content)?;
             file.sync_all()
         };
         write().map_err(|e| ReportError::write(path, e))?;
@@ -74,7 +74,7 @@ fn stage(parent: &Path, prefix: &str) -> Result<(TempDir, File), ReportError> {
 }
 
 /// The folders of all files, each once.
-fn folders(files: &[(PathBuf, String)]) -> Vec<&Path> {
+fn folders(files: &[(PathBuf, Vec<u8>)]) -> Vec<&Path> {
     let mut folders: Vec<&Path> = files.iter().filter_map(|(path, _)| path.parent()).collect();
     folders.retain(|folder| !folder.as_os_str().is_empty());
     folders.sort();
@@ -114,7 +114,7 @@ fn young(folder: &Path) -> bool {
 
 /// Removes files of earlier reports from a folder: files that are not among `files`, and that a report wrote (see
 /// [`ours`]).
-fn sweep(folder: &Path, files: &[(PathBuf, String)]) {
+fn sweep(folder: &Path, files: &[(PathBuf, Vec<u8>)]) {
     let stale = entries(folder).filter(|path| !files.iter().any(|(kept, _)| kept == path)).filter(|path| ours(path));
     for path in stale {
         if let Err(e) = fs::remove_file(&path) {
@@ -129,6 +129,7 @@ fn ours(path: &Path) -> bool {
     match path.extension().and_then(|e| e.to_str()) {
         Some("csv" | "md") => crate::tables::NAMES.iter().any(|name| stem == *name) || stem.starts_with("finding-F"),
         Some("svg") => fs::read_to_string(path).is_ok_and(|text| text.contains(crate::chart::MARK)),
+        Some("zst") => path.file_name().is_some_and(|name| name == RESULTS),
         _ => false,
     }
 }
@@ -148,7 +149,7 @@ mod tests {
     fn files_are_replaced_and_those_of_earlier_pages_removed() {
         let dir = tempfile::tempdir().unwrap();
         let page = dir.path().join("p.html");
-        let file = |path: &str, text: &str| (dir.path().join(path), text.to_owned());
+        let file = |path: &str, text: &str| (dir.path().join(path), text.as_bytes().to_vec());
         let svg = format!("<svg>{}</svg>", crate::chart::MARK);
         let all = [file("p.tables/noise.csv", "a"), file("p.figures/x.svg", &svg), file("p.html", "1")];
         publish(&page, &all).unwrap();
@@ -176,7 +177,7 @@ mod tests {
         let (living, stays) = left("p.html.b");
         living.lock().unwrap();
         let (_other, others) = left("q.html.a");
-        publish(&page, &[(page.clone(), "1".to_owned())]).unwrap();
+        publish(&page, &[(page.clone(), "1".into())]).unwrap();
         assert_eq!((gone.exists(), stays.exists(), others.exists()), (false, true, true));
         assert_eq!(names(dir.path()).iter().filter(|n| n.contains("p.html")).count(), 2);
     }
@@ -189,7 +190,7 @@ mod tests {
         fs::write(&page, "old").unwrap();
         // A file where the folder of tables should be.
         fs::write(dir.path().join("p.tables"), "").unwrap();
-        let error = publish(&page, &[(dir.path().join("p.tables/a.csv"), String::new()), (page.clone(), "new".into())]);
+        let error = publish(&page, &[(dir.path().join("p.tables/a.csv"), Vec::new()), (page.clone(), "new".into())]);
         assert!(error.unwrap_err().to_string().contains("p.tables"));
         assert_eq!(fs::read_to_string(&page).unwrap(), "old");
         assert_eq!(names(dir.path()), ["p.html", "p.tables"]);
@@ -211,7 +212,7 @@ mod tests {
         parent.push("d".repeat(length - parent.as_os_str().len() - 1));
         fs::create_dir_all(&parent).unwrap();
         let page = parent.join("p.html");
-        let error = publish(&page, &[(page.clone(), String::new())]).unwrap_err().to_string();
+        let error = publish(&page, &[(page.clone(), Vec::new())]).unwrap_err().to_string();
         assert!(error.contains("/lock: "), "{error}");
         assert_eq!(names(&parent), [""; 0]);
     }

@@ -35,7 +35,7 @@ use crate::{
     ConfigGroup,
     statistics::{Estimate, Inference, Lack},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// The level of significance.
 pub const LEVEL: f64 = 0.05;
@@ -218,10 +218,9 @@ impl Question {
     }
 }
 
-/// Tests all claims. `clean_outliers` holds, by a row's key, the share of clean test samples that are outliers by the
-/// rule for poisons.
+/// Tests all claims.
 #[must_use]
-pub fn findings(configs: &[ConfigGroup], clean_outliers: &BTreeMap<String, f64>) -> Vec<Finding> {
+pub fn findings(configs: &[ConfigGroup]) -> Vec<Finding> {
     vec![
         pixels::finding(configs),
         equal_visibility::finding(configs),
@@ -232,8 +231,8 @@ pub fn findings(configs: &[ConfigGroup], clean_outliers: &BTreeMap<String, f64>)
         inversion::of_refined(configs),
         beta::finding(configs),
         beta::of_refined(configs),
-        anomalies::finding(configs, clean_outliers),
-        anomalies::of_refined(configs, clean_outliers),
+        anomalies::finding(configs),
+        anomalies::of_refined(configs),
     ]
 }
 

@@ -11,6 +11,7 @@ mod figures;
 mod files;
 pub mod findings;
 mod joint;
+mod measured;
 mod page;
 mod paper;
 pub mod passes_curve;
@@ -24,24 +25,14 @@ pub mod words;
 
 pub use config_group::ConfigGroup;
 pub use error::ReportError;
+pub use measured::PipelineResults;
 pub use setting::known_values;
 
-use hemlock_pipeline::{Plan, Spec, read_answers, rows};
 use hemlock_store::Store;
 use page::ReportFolder;
 use paper::Paper;
-use result_set::{PipelineResults, ResultSet};
+use result_set::ResultSet;
 use std::path::{Path, PathBuf};
-
-/// A pipeline to report on.
-pub struct ReportedPipeline {
-    /// The spec of the pipeline.
-    pub spec: Spec,
-    /// The tasks of the pipeline.
-    pub plan: Plan,
-    /// The command that runs the pipeline.
-    pub command: String,
-}
 
 /// The paths of a report's files, and what the report lacks.
 #[derive(Debug)]
@@ -56,7 +47,8 @@ pub struct ReportFiles {
     pub missing: Vec<String>,
 }
 
-/// Writes the page about some pipelines to `file`, and its tables and charts to folders beside it.
+/// Writes the page about the results of some pipelines to `file`, and tables, charts and a
+/// [results file](hemlock_pipeline::ResultsFile) to folders beside it.
 ///
 /// - `command` is the command that makes the page again; the page shows it.
 /// - `paper` is a CSV file with numbers from a paper, which the page shows beside the measured ones.
@@ -70,36 +62,30 @@ pub struct ReportFiles {
 /// - A chart or a picture cannot be drawn.
 /// - A file cannot be written.
 pub fn report(
-    pipelines: &[ReportedPipeline],
+    pipelines: Vec<PipelineResults>,
     store: &Store,
     command: &str,
     paper: Option<&Path>,
     file: &Path,
 ) -> Result<ReportFiles, ReportError> {
     let paper = paper.map(Paper::read).transpose()?;
-    let mut measured = Vec::new();
-    for pipeline in pipelines {
-        let (mut rows, missing) = rows(&pipeline.plan, store)?;
-        read_answers(&mut rows, store)?;
-        measured.push(PipelineResults { pipeline, rows, missing });
-    }
-    if measured.iter().all(|m| m.rows.is_empty()) {
+    if pipelines.iter().all(|p| p.rows.is_empty()) {
         return Err(ReportError::NothingMeasured {
-            pipelines: pipelines.iter().map(|p| p.spec.name.clone()).collect::<Vec<_>>().join(", "),
+            pipelines: pipelines.iter().map(|p| p.name.clone()).collect::<Vec<_>>().join(", "),
             command: pipelines.iter().map(|p| p.command.as_str()).collect::<Vec<_>>().join(" && "),
         });
     }
-    let result_set = ResultSet::new(measured, store)?;
+    let result_set = ResultSet::new(pipelines, store)?;
     let paper = paper.map(|paper| paper.table(&result_set.configs)).transpose()?;
     let page = page::Page::new(&result_set, paper, command)?;
     let (tables, figures) = (file.with_extension("tables"), file.with_extension("figures"));
     let name = |folder: &Path| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut files: Vec<(PathBuf, String)> = Vec::new();
-    for (folder, name, text) in page.files() {
+    let mut files: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+    for (folder, name, content) in page.files()? {
         let folder = if folder == ReportFolder::Tables { &tables } else { &figures };
-        files.push((folder.join(name), text));
+        files.push((folder.join(name), content));
     }
-    files.push((file.to_owned(), page.html(&name(&tables), &name(&figures))));
+    files.push((file.to_owned(), page.html(&name(&tables), &name(&figures)).into_bytes()));
     files::publish(file, &files)?;
     Ok(ReportFiles { page: file.to_owned(), tables, figures, missing: result_set.notes() })
 }

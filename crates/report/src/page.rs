@@ -12,10 +12,14 @@ use crate::{
     table::Table,
     tables, words,
 };
+use hemlock_pipeline::ResultRow;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use std::path::Path;
 
 /// The file with one line per result.
 const ROWS: &str = "rows.csv";
+/// The file that the report can be made from again.
+pub const RESULTS: &str = "results.jsonl.zst";
 
 /// A folder beside the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub struct Page<'a> {
     findings: Vec<(Finding, Table)>,
     /// The findings for which there are too few results, with their comparisons.
     open: Vec<(Finding, Table)>,
+    /// The verdicts.
+    verdicts: Table,
     provenance: Provenance,
     times: Table,
     artifacts: Table,
@@ -61,6 +67,11 @@ const SECTIONS: [(&str, &str); 7] = [
     ("provenance", "Provenance"),
 ];
 
+/// The number of test images of a row; `None` if the answers to them are not known.
+fn tested_on(row: &ResultRow) -> Option<usize> {
+    row.answers.as_ref().map(|answers| answers.right.clean.len()).filter(|n| *n > 0)
+}
+
 impl<'a> Page<'a> {
     /// Makes the tables and figures, and tests the findings.
     pub fn new(result_set: &'a ResultSet<'a>, paper: Option<Table>, command: &'a str) -> Result<Self, ReportError> {
@@ -70,7 +81,7 @@ impl<'a> Page<'a> {
             (finding, table)
         };
         let tested = |(finding, _): &(Finding, Table)| finding.comparisons.iter().any(|c| c.p.is_some());
-        let (findings, open) = result_set.findings().into_iter().map(judged).partition(tested);
+        let (findings, open): (Vec<_>, Vec<_>) = result_set.findings().into_iter().map(judged).partition(tested);
         Ok(Self {
             result_set,
             command,
@@ -80,6 +91,7 @@ impl<'a> Page<'a> {
             stages: figures::stages(result_set)?,
             figures: figures::all(result_set, &provenance)?,
             rows: tables::rows(&result_set.configs)?,
+            verdicts: tables::findings(findings.iter().map(|(finding, _)| finding)),
             findings,
             open,
             times: provenance.times(),
@@ -89,26 +101,30 @@ impl<'a> Page<'a> {
     }
 
     /// The files beside the page: folder, name and content.
-    pub fn files(&self) -> Vec<(ReportFolder, String, String)> {
+    pub fn files(&self) -> Result<Vec<(ReportFolder, String, Vec<u8>)>, ReportError> {
         let comparisons = self.findings.iter().chain(&self.open).map(|(_, table)| table);
         let tables = [&self.results, &self.noise]
             .into_iter()
             .chain(&self.paper)
+            .chain([&self.verdicts])
             .chain(comparisons)
             .chain([&self.times, &self.artifacts]);
         let tables = tables.filter(|t| !t.is_empty()).flat_map(|table| {
-            let file = |ending: &str, text: String| (ReportFolder::Tables, format!("{}.{ending}", table.name), text);
+            let file =
+                |ending: &str, text: String| (ReportFolder::Tables, format!("{}.{ending}", table.name), text.into());
             [file("csv", table.csv()), file("md", table.markdown())]
         });
-        let rows = (ReportFolder::Tables, ROWS.to_owned(), self.rows.clone());
+        let rows = (ReportFolder::Tables, ROWS.to_owned(), self.rows.clone().into_bytes());
+        let saved = self.result_set.saved().to_bytes().map_err(|e| ReportError::write(Path::new(RESULTS), e))?;
+        let saved = (ReportFolder::Tables, RESULTS.to_owned(), saved);
         let figures = std::iter::once(&self.stages).chain(&self.figures).flat_map(Figure::drawings);
-        let drawings = figures.map(|d| (ReportFolder::Figures, d.name.clone(), d.svg.clone()));
-        tables.chain([rows]).chain(drawings).collect()
+        let drawings = figures.map(|d| (ReportFolder::Figures, d.name.clone(), d.svg.clone().into_bytes()));
+        Ok(tables.chain([rows, saved]).chain(drawings).collect())
     }
 
     /// The page as HTML; `tables` and `drawings` are the names of the folders beside it.
     pub fn html(&self, tables: &str, drawings: &str) -> String {
-        let names: Vec<String> = self.result_set.pipelines.iter().map(|m| m.pipeline.spec.name.clone()).collect();
+        let names: Vec<String> = self.result_set.pipelines.iter().map(|m| m.name.clone()).collect();
         let experiments = self.result_set.experiments();
         let heading = |i: usize| html! { h2 { (SECTIONS[i].1) } };
         html! {
@@ -128,7 +144,7 @@ impl<'a> Page<'a> {
                         p.kicker { "Hemlock report" }
                         h1 { (words::list(&names)) }
                         @for m in &self.result_set.pipelines {
-                            @if !m.pipeline.spec.description.is_empty() { p.lead { (m.pipeline.spec.description) } }
+                            @if !m.description.is_empty() { p.lead { (m.description) } }
                         }
                     }
                     @for missing in self.result_set.notes() { p.notice role="note" { strong { "Incomplete. " } (missing) "." } }
@@ -185,7 +201,7 @@ impl<'a> Page<'a> {
         let stepped_back = self.result_set.stepped_back();
         html! {
             (self.results.html(folder))
-            p.files { a href={ (words::address(folder)) "/" (ROWS) } { (ROWS) } " has one line per result, with all of its parameters and its key." }
+            p.files { a href={ (words::address(folder)) "/" (ROWS) } { (ROWS) } " has one line per result, with all of its parameters and its key. " a href={ (words::address(folder)) "/" (RESULTS) } { (RESULTS) } " also has every victim's answer to every test image; " code { "hemlock report --from" } " makes this page from it." }
             @for said in stepped_back { p { (said) } }
             @if let Some(paper) = &self.paper { (paper.html(folder)) }
             @if !self.noise.is_empty() { (self.noise.html(folder)) }
@@ -212,7 +228,7 @@ impl<'a> Page<'a> {
         html! {
             article {
                 h3 { (experiment.name) }
-                @if configs.is_empty() { p { "No result yet. " code { (experiment.results.pipeline.command) } " computes results." } }
+                @if configs.is_empty() { p { "No result yet. " code { (experiment.results.command) } " computes results." } }
                 div.lines { @for (what, best) in lines { @if let Some((n, config)) = best { (headline(&strongest(n, what), config)) } } }
             }
         }
@@ -226,7 +242,7 @@ impl<'a> Page<'a> {
             @else {
                 dl.facts {
                     @for (what, text) in setting::describe(configs) { div { dt { (what) } dd { (text) } } }
-                    @if let Some(test) = self.result_set.tested_on(&configs[0].rows[0]) {
+                    @if let Some(test) = tested_on(&configs[0].rows[0]) {
                         div { dt { "Resolution" } dd { "Accuracy is measured on " (test) " test images. One image is " (words::percent(1.0 / test as f64)) " points." } }
                     }
                 }
@@ -241,6 +257,9 @@ impl<'a> Page<'a> {
                  contradicted if some comparison shows the opposite at this level divided by the number of \
                  comparisons. Otherwise it is undecided. Tests and intervals treat extractors, training data, attacks \
                  and test images as random effects (docs/findings.md), and each verdict states what it generalises to."
+            }
+            @if !self.verdicts.is_empty() {
+                p.files { a href={ (words::address(folder)) "/" (self.verdicts.name) ".csv" } { (self.verdicts.name) ".csv" } " has one line per claim that was tested." }
             }
             @for (f, table) in &self.findings {
                 section.finding id=(f.id) {
@@ -273,7 +292,7 @@ impl<'a> Page<'a> {
 
     fn provenance(&self, folder: &str) -> Markup {
         let (missing, all) = self.provenance.missing();
-        let runs: Vec<&str> = self.result_set.pipelines.iter().map(|m| m.pipeline.command.as_str()).collect();
+        let runs: Vec<&str> = self.result_set.pipelines.iter().map(|m| m.command.as_str()).collect();
         html! {
             dl.facts {
                 div { dt { "Results" } dd { @for run in runs { code { (run) } } } }
@@ -281,10 +300,11 @@ impl<'a> Page<'a> {
                 @for (what, values) in self.provenance.facts() {
                     @if !values.is_empty() { div { dt { (what) } dd { @for v in values { span.value { (v) } } } } }
                 }
-                div { dt { "Artifacts" } dd { (all - missing) " of " (all) " are in the artifact root." } }
+                @if all > 0 { div { dt { "Artifacts" } dd { (all - missing) " of " (all) " are in the artifact root." } } }
+                @else { div { dt { "Artifacts" } dd { "The results are from files, without the artifacts that they come from." } } }
             }
-            (self.times.html(folder))
-            details { summary { "All " (all) " artifacts" } (self.artifacts.html(folder)) }
+            @if !self.times.is_empty() { (self.times.html(folder)) }
+            @if all > 0 { details { summary { "All " (all) " artifacts" } (self.artifacts.html(folder)) } }
         }
     }
 }

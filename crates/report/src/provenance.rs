@@ -39,13 +39,13 @@ impl Provenance {
     pub fn new(result_set: &ResultSet) -> Result<Self, ReportError> {
         let mut tasks: Vec<TaskRecord> = Vec::new();
         for m in &result_set.pipelines {
-            for task in &m.pipeline.plan.tasks {
+            for task in &m.tasks {
                 let key = task.key.to_string();
                 if tasks.iter().any(|t| t.key == key) {
                     continue;
                 }
                 tasks.push(TaskRecord {
-                    pipeline: m.pipeline.spec.name.clone(),
+                    pipeline: m.name.clone(),
                     node: task.node,
                     key,
                     does: task.about.does,

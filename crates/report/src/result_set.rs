@@ -1,7 +1,7 @@
 //! The results of a report: the rows of all pipelines, and the artifacts behind them as far as they still exist.
 
 use crate::{
-    ConfigGroup, ReportedPipeline,
+    ConfigGroup, PipelineResults,
     config_group::PretrainingKind,
     findings::{Finding, findings},
     words,
@@ -9,7 +9,7 @@ use crate::{
 use hemlock_artifact::{Features, SteppedBack};
 use hemlock_head::subsample;
 use hemlock_perturb::CleanFeatureStats;
-use hemlock_pipeline::{ResultRow, Task, unknown};
+use hemlock_pipeline::{ResultRow, ResultsFile, SavedPipeline, Task, unknown};
 use hemlock_store::{Artifact, Key, Manifest, Store, StoreError};
 use ndarray::Axis;
 use std::{
@@ -20,20 +20,10 @@ use std::{
 /// The largest number of clean test samples whose outliers are counted.
 const SAMPLES: usize = 1000;
 
-/// A pipeline and its results so far.
-pub struct PipelineResults<'a> {
-    /// The pipeline.
-    pub pipeline: &'a ReportedPipeline,
-    /// The results that exist.
-    pub rows: Vec<ResultRow>,
-    /// Number of branches without a result.
-    pub missing: usize,
-}
-
 /// A pipeline on one source of downstream data. Its configurations are compared in one chart.
 pub struct Experiment<'e> {
     /// The pipeline with its results.
-    pub results: &'e PipelineResults<'e>,
+    pub results: &'e PipelineResults,
     /// The common value of [`ConfigGroup::experiment`].
     pub name: String,
     /// The configurations; empty if the pipeline has no result.
@@ -43,12 +33,10 @@ pub struct Experiment<'e> {
 /// All results of the pipelines of a report.
 pub struct ResultSet<'a> {
     /// The pipelines.
-    pub pipelines: Vec<PipelineResults<'a>>,
+    pub pipelines: Vec<PipelineResults>,
     /// The results of all pipelines, grouped over seeds.
     pub configs: Vec<ConfigGroup>,
     store: &'a Store,
-    /// The share of clean test samples that count as outliers, by the key of a features artifact.
-    outliers: BTreeMap<Key, f64>,
     /// Artifacts that were looked for and do not exist any more, by stage and key.
     gone: RefCell<BTreeSet<(&'static str, Key)>>,
     /// How often an artifact was looked for that does not exist any more.
@@ -57,13 +45,27 @@ pub struct ResultSet<'a> {
 
 impl<'a> ResultSet<'a> {
     /// Groups the rows of some pipelines into configurations, and counts outliers among clean features.
-    pub fn new(pipelines: Vec<PipelineResults<'a>>, store: &'a Store) -> Result<Self, StoreError> {
+    pub fn new(pipelines: Vec<PipelineResults>, store: &'a Store) -> Result<Self, StoreError> {
         let rows: Vec<ResultRow> = pipelines.iter().flat_map(|m| m.rows.iter().cloned()).collect();
         let (gone, missed) = (RefCell::default(), Cell::default());
-        let mut result_set =
-            Self { pipelines, configs: ConfigGroup::all(&rows), store, outliers: BTreeMap::new(), gone, missed };
-        result_set.outliers = result_set.clean_outliers()?;
+        let mut result_set = Self { pipelines, configs: ConfigGroup::all(&rows), store, gone, missed };
+        let outliers = result_set.clean_outliers()?;
+        for row in result_set.configs.iter_mut().flat_map(|c| &mut c.rows) {
+            row.clean_outliers = row.clean_outliers.or_else(|| outliers.get(&row.key).copied());
+        }
         Ok(result_set)
+    }
+
+    /// All results, as they are saved to be reported again.
+    pub fn saved(&self) -> ResultsFile {
+        let saved = |m: &PipelineResults| SavedPipeline {
+            name: m.name.clone(),
+            description: m.description.clone(),
+            command: m.command.clone(),
+            missing: m.missing,
+        };
+        let rows = self.configs.iter().flat_map(|c| c.rows.iter().cloned()).collect();
+        ResultsFile { pipelines: self.pipelines.iter().map(saved).collect(), rows }
     }
 
     /// The manifest of a task's artifact; `None` if the artifact does not exist.
@@ -74,7 +76,7 @@ impl<'a> ResultSet<'a> {
     /// The task that is an input of a row's evaluation, by the role of the input, such as `poisons`.
     pub fn input(&self, row: &ResultRow, role: &str) -> Option<&Task> {
         let key: Key = row.key.parse().ok()?;
-        let tasks = self.pipelines.iter().map(|m| &m.pipeline.plan.tasks);
+        let tasks = self.pipelines.iter().map(|m| &m.tasks);
         tasks.into_iter().find_map(|tasks| {
             let evaluate = tasks.iter().find(|t| t.key == key)?;
             evaluate.inputs.get(role).map(|i| &tasks[*i])
@@ -91,12 +93,6 @@ impl<'a> ResultSet<'a> {
             self.missed.set(self.missed.get() + 1);
         }
         manifest.map(|manifest| self.store.read(&manifest)).transpose()
-    }
-
-    /// The number of test images of a row; `None` if the manifest of its features does not exist.
-    pub fn tested_on(&self, row: &ResultRow) -> Option<u64> {
-        let manifest = self.manifest(self.input(row, "features")?).ok()??;
-        manifest.summary["test"].as_u64().filter(|n| *n > 0)
     }
 
     /// Calls `work` and returns its result, and whether `work` looked for artifacts that do not exist any more.
@@ -130,7 +126,7 @@ impl<'a> ResultSet<'a> {
         if stages.is_empty() {
             return Vec::new();
         }
-        let commands: Vec<String> = self.pipelines.iter().map(|m| format!("`{}`", m.pipeline.command)).collect();
+        let commands: Vec<String> = self.pipelines.iter().map(|m| format!("`{}`", m.command)).collect();
         vec![format!(
             "figures that need {} are left out, because these artifacts are gone; {} {} them again",
             words::list(&stages),
@@ -143,7 +139,7 @@ impl<'a> ResultSet<'a> {
     pub fn experiments(&self) -> Vec<Experiment<'_>> {
         let mut experiments: Vec<Experiment> = Vec::new();
         for results in &self.pipelines {
-            let name = &results.pipeline.spec.name;
+            let name = &results.name;
             let before = experiments.len();
             for config in self.configs.iter().filter(|c| c.pipeline() == name) {
                 match experiments[before..].iter_mut().find(|experiment| experiment.name == config.experiment) {
@@ -162,15 +158,13 @@ impl<'a> ResultSet<'a> {
 
     /// All findings, tested on these results.
     pub fn findings(&self) -> Vec<Finding> {
-        let rows = self.configs.iter().flat_map(|c| &c.rows);
-        let outliers = rows.filter_map(|r| Some((r.key.clone(), *self.outliers.get(&self.input(r, "features")?.key)?)));
-        findings(&self.configs, &outliers.collect())
+        findings(&self.configs)
     }
 
     /// A sentence about imported extractors that no probe has checked; `None` if there are none.
     pub fn unverified(&self) -> Option<String> {
         let of = |m: &&PipelineResults| m.rows.iter().any(|row| row.verified == Some(false));
-        let names: Vec<String> = self.pipelines.iter().filter(of).map(|m| m.pipeline.spec.name.clone()).collect();
+        let names: Vec<String> = self.pipelines.iter().filter(of).map(|m| m.name.clone()).collect();
         (!names.is_empty()).then(|| {
             let names = words::list(&names);
             format!(
@@ -184,35 +178,35 @@ impl<'a> ResultSet<'a> {
     fn pending(&self) -> impl Iterator<Item = String> {
         let missing = self.pipelines.iter().filter(|m| m.missing > 0);
         missing.map(|m| {
-            let ReportedPipeline { spec, command, .. } = m.pipeline;
             let unfinished = words::unfinished(m.missing, m.rows.len() + m.missing);
-            format!("{}: {unfinished}; `{command}` computes what is missing", spec.name)
+            format!("{}: {unfinished}; `{}` computes what is missing", m.name, m.command)
         })
     }
 
     /// One sentence each about results that are missing, figures that cannot be drawn, and values that are not known,
     /// because artifacts do not exist (any more).
     pub fn notes(&self) -> Vec<String> {
-        let unknown = |m: &PipelineResults| Some(format!("{}: {}", m.pipeline.spec.name, unknown(&m.rows)?));
+        let unknown = |m: &PipelineResults| Some(format!("{}: {}", m.name, unknown(&m.rows)?));
         self.pending().chain(self.gone()).chain(self.pipelines.iter().filter_map(unknown)).collect()
     }
 
     /// Counts outliers among clean test samples, for the configurations whose finding needs them: unlimited images in
-    /// transfer.
-    fn clean_outliers(&self) -> Result<BTreeMap<Key, f64>, StoreError> {
-        let mut counted = BTreeMap::new();
+    /// transfer. Returns them by the key of a row.
+    fn clean_outliers(&self) -> Result<BTreeMap<String, f64>, StoreError> {
+        let mut counted: BTreeMap<Key, f64> = BTreeMap::new();
+        let mut outliers = BTreeMap::new();
         let asked = self.configs.iter().filter(|c| c.pretraining() == PretrainingKind::Transfer && c.unlimited());
         for row in asked.flat_map(|c| c.rows.iter().filter(|r| r.visibility.is_some())) {
             let Some(task) = self.input(row, "features") else { continue };
-            if counted.contains_key(&task.key) {
-                continue;
-            }
-            if let Some(features) = self.read::<Features>(row, "features")? {
+            if !counted.contains_key(&task.key)
+                && let Some(features) = self.read::<Features>(row, "features")?
+            {
                 let (train, test) = (features.train.features.view(), features.test.features.view());
                 let some = test.select(Axis(0), &subsample(test.nrows(), SAMPLES));
                 counted.insert(task.key, CleanFeatureStats::new(train).outliers(some.view(), train));
             }
+            outliers.extend(counted.get(&task.key).map(|share| (row.key.clone(), *share)));
         }
-        Ok(counted)
+        Ok(outliers)
     }
 }

@@ -1,4 +1,4 @@
-//! The tables of results, of noise, and of the comparisons of a finding.
+//! The tables of results, of noise, of findings, and of the comparisons of a finding.
 
 mod results;
 
@@ -50,7 +50,7 @@ pub fn rows(configs: &[ConfigGroup]) -> Result<String, StageError> {
 }
 
 /// The names of all tables, except for those of findings.
-pub const NAMES: [&str; 6] = ["results", "paper", "noise", "rows", "times", "artifacts"];
+pub const NAMES: [&str; 7] = ["results", "paper", "noise", "rows", "findings", "times", "artifacts"];
 
 /// The table of noise: the drop by the surrogate that the noise was crafted against and by the victim.
 pub fn noise(configs: &[ConfigGroup]) -> Table {
@@ -111,6 +111,34 @@ fn surrogate(config: &ConfigGroup) -> TableCell {
         config.passes_curve.words()
     );
     TableCell::numbers(text, numbers.to_vec())
+}
+
+/// The table of findings: their verdicts, and what these generalise to.
+pub fn findings<'f>(findings: impl Iterator<Item = &'f Finding>) -> Table {
+    let mut table = Table::new("findings", "The verdict on every claim that was tested.")
+        .texts("finding")
+        .texts("claim")
+        .texts("verdict")
+        .numbers("comparisons", &[""])
+        .numbers("for", &[""])
+        .numbers("against", &[""])
+        .texts("holds");
+    for f in findings {
+        let count = |of: &dyn Fn(&FindingComparison) -> bool| {
+            let count = f.comparisons.iter().filter(|c| of(c)).count();
+            TableCell::numbers(count.to_string(), vec![Some(count as f64)])
+        };
+        table.push(vec![
+            TableCell::text(f.id),
+            TableCell::text(f.claim),
+            TableCell::text(f.verdict.word()),
+            count(&|_| true),
+            count(&|c| c.verdict == Verdict::Confirmed),
+            count(&|c| c.verdict == Verdict::Contradicted),
+            TableCell::text(f.scopes().join("; ")),
+        ]);
+    }
+    table
 }
 
 /// The table of a finding, one row per comparison.

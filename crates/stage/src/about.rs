@@ -1,5 +1,7 @@
 //! How a stage describes itself to the command line, to results and to reports.
 
+use serde::{Deserialize, Serialize};
+
 /// A stage's description of itself.
 #[derive(Debug, Clone, Copy)]
 pub struct About {
@@ -25,7 +27,8 @@ impl About {
 }
 
 /// What a stage is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum StageRole {
     /// The stage makes clean data, or what victims have without an attack: images, an extractor, features.
     Data,

@@ -122,5 +122,10 @@ def results(
 ) -> tuple[list[str], int, str | None]: ...
 def artifacts(place: _Place, named: _Named, stage: str, select: str, show: _Show = None) -> str: ...
 def report(
-    place: _Place, all: list[_Named], paper: str | None = None, output: str | None = None, show: _Show = None
+    place: _Place,
+    all: list[_Named],
+    saved: list[str],
+    paper: str | None = None,
+    output: str | None = None,
+    show: _Show = None,
 ) -> tuple[PathLike[str], PathLike[str], PathLike[str], list[str]]: ...

@@ -241,8 +241,9 @@ class Report:
 
 
 def report(
-    spec: Any,
+    spec: Any = None,
     *,
+    saved: Any = None,
     output: Any = None,
     paper: Any = None,
     set: Any = None,
@@ -256,17 +257,20 @@ def report(
 
     Parameters
     ----------
+    saved : instead of pipelines, a file ``results.jsonl.zst`` that another report wrote, or a list of them.
     output : the page to write, ``reports/NAME.html`` by default. Tables and charts are in folders beside it.
     paper : a CSV file with the numbers of a paper, which are shown beside the measured ones.
     """
-    specs = list(spec) if isinstance(spec, (list, tuple)) else [spec]
-    if not specs:
-        raise Error("`spec` is an empty list; expected names of pipelines or paths of .toml files")
+    if (spec is None) == (saved is None):
+        raise Error("expected either `spec` or `saved`")
+    specs, files = _list(spec), [os.fspath(file) for file in _list(saved)]
+    if not specs and not files:
+        raise Error("the list is empty; expected names of pipelines, paths of .toml files or saved results")
     if len(specs) > 1 and any(isinstance(one, Mapping) for one in specs):
         raise Error("`spec` is a list with a dictionary; expected names of pipelines or paths of .toml files")
     place, all = _place(root, data, pipelines, None), [_named(one, set, label, name) for one in specs]
     paths = [os.fspath(path) if path is not None else None for path in (paper, output)]
-    page, tables, figures, missing = _hemlock.report(place, all, *paths)
+    page, tables, figures, missing = _hemlock.report(place, all, files, *paths)
     for sentence in missing:
         warnings.warn(sentence, stacklevel=2)
     return Report(
@@ -274,6 +278,13 @@ def report(
         dict(_files(tables, ".csv")),
         {name: Figure(path) for name, path in _files(figures, ".svg")},
     )
+
+
+def _list(given: Any) -> list[Any]:
+    """One thing, or a list of several; none for ``None``."""
+    if given is None:
+        return []
+    return list(given) if isinstance(given, (list, tuple)) else [given]
 
 
 def _files(folder: Any, suffix: str) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,6 @@ use crate::{
     words,
 };
 use hemlock_pipeline::ResultRow;
-use std::collections::BTreeMap;
 
 const TEST: &str = "For images without a limit on pixels: under transfer, the share of outliers among the poisons is \
                     larger than among clean test samples, by the same rule (paired t test); and larger than among the \
@@ -30,15 +29,14 @@ const REFINED: Question = Question {
     needs: "images by matching with refinement, without a limit, in a transfer pipeline and in a fine-tuning one",
 };
 
-/// Tests decoders and matching alone. `clean_outliers` holds the share of outliers among clean test samples, by a row's
-/// key.
-pub fn finding(configs: &[ConfigGroup], clean_outliers: &BTreeMap<String, f64>) -> Finding {
-    unusual(configs, clean_outliers, &QUESTION, ConfigGroup::inverted)
+/// Tests decoders and matching alone.
+pub fn finding(configs: &[ConfigGroup]) -> Finding {
+    unusual(configs, &QUESTION, ConfigGroup::inverted)
 }
 
 /// Tests matching that is refined.
-pub fn of_refined(configs: &[ConfigGroup], clean_outliers: &BTreeMap<String, f64>) -> Finding {
-    unusual(configs, clean_outliers, &REFINED, ConfigGroup::refined_from_matched)
+pub fn of_refined(configs: &[ConfigGroup]) -> Finding {
+    unusual(configs, &REFINED, ConfigGroup::refined_from_matched)
 }
 
 /// Compares, for unlimited images in transfer:
@@ -46,19 +44,14 @@ pub fn of_refined(configs: &[ConfigGroup], clean_outliers: &BTreeMap<String, f64
 /// 1. `outliers(images) - outliers(clean test samples) > 0`
 /// 2. `outliers(images, transfer) - outliers(images, fine-tuning) > 0`, if the two are equal in everything but one
 ///    source
-fn unusual(
-    configs: &[ConfigGroup],
-    clean_outliers: &BTreeMap<String, f64>,
-    question: &Question,
-    of: fn(&ConfigGroup) -> bool,
-) -> Finding {
+fn unusual(configs: &[ConfigGroup], question: &Question, of: fn(&ConfigGroup) -> bool) -> Finding {
     let made: Vec<&ConfigGroup> =
         configs.iter().filter(|c| of(c) && c.unlimited() && c.mean(quantity::outliers).is_some()).collect();
     let of = |kind| made.iter().copied().filter(|c| c.pretraining() == kind).collect::<Vec<&ConfigGroup>>();
     let (moved, tuned) = (of(PretrainingKind::Transfer), of(PretrainingKind::FineTuning));
     let mut comparisons = Vec::new();
     for config in &moved {
-        let excess = |r: &ResultRow| Some(quantity::outliers(r)? - clean_outliers.get(&r.key)?);
+        let excess = |r: &ResultRow| Some(quantity::outliers(r)? - r.clean_outliers?);
         if let Some(e) = config.mean(excess) {
             let what = "share of outliers among the poisons − among clean test samples";
             comparisons.push(FindingComparison::paired(named(config), what, Unit::Points, e));
@@ -93,24 +86,19 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn on(source: &str, making: &str, outliers: [f64; 3]) -> ConfigGroup {
+    fn on(source: &str, making: &str, outliers: [f64; 3], clean: f64) -> ConfigGroup {
         made_up(&format!("bilevel + {making}"))
             .with("pretrain", json!({ "method": "simclr" }))
             .with("dataset.pretrain", json!({ "source": "cifar10" }))
             .with("dataset.downstream", json!({ "source": source }))
             .images([0.6; 3])
-            .outliers(outliers)
+            .outliers(outliers, clean)
             .config()
-    }
-
-    fn clean(configs: &[ConfigGroup], share: f64) -> BTreeMap<String, f64> {
-        configs.iter().flat_map(|c| c.rows.iter().map(|r| (r.key.clone(), share))).collect()
     }
 
     #[test]
     fn outliers_are_compared_with_clean_samples() {
-        let configs = [on("cifar100", "feature-matching", [0.3, 0.31, 0.32])];
-        let verdict = |share| finding(&configs, &clean(&configs, share)).verdict;
+        let verdict = |clean| finding(&[on("cifar100", "feature-matching", [0.3, 0.31, 0.32], clean)]).verdict;
         assert_eq!((verdict(0.02), verdict(0.6)), (Verdict::Confirmed, Verdict::Contradicted));
     }
 
@@ -118,9 +106,8 @@ mod tests {
     #[test]
     fn outliers_are_compared_with_those_of_fine_tuning() {
         let with = |tuned| {
-            let configs =
-                [on("cifar100", "feature-matching", [0.3, 0.31, 0.32]), on("cifar10", "feature-matching", tuned)];
-            finding(&configs, &clean(&configs, 0.02))
+            let moved = on("cifar100", "feature-matching", [0.3, 0.31, 0.32], 0.02);
+            finding(&[moved, on("cifar10", "feature-matching", tuned, 0.02)])
         };
         let found = with([0.02, 0.03, 0.01]);
         assert_eq!((found.comparisons.len(), found.verdict), (2, Verdict::Confirmed));
@@ -129,9 +116,8 @@ mod tests {
 
     #[test]
     fn refinement_is_asked_apart() {
-        let configs = [on("cifar100", "refined", [0.3, 0.31, 0.32])];
-        let clean = clean(&configs, 0.02);
-        assert!(finding(&configs, &clean).comparisons.is_empty());
-        assert_eq!(of_refined(&configs, &clean).verdict, Verdict::Confirmed);
+        let configs = [on("cifar100", "refined", [0.3, 0.31, 0.32], 0.02)];
+        assert!(finding(&configs).comparisons.is_empty());
+        assert_eq!(of_refined(&configs).verdict, Verdict::Confirmed);
     }
 }

@@ -65,6 +65,7 @@ pub fn made_up(attack: &str) -> MadeUp {
         gone: Vec::new(),
         origin: Origin::default(),
         answers: None,
+        clean_outliers: None,
     };
     MadeUp((0..3).map(row).collect())
 }
@@ -157,8 +158,12 @@ impl MadeUp {
             });
         })
     }
-    pub fn outliers(self, share: [f64; 3]) -> Self {
-        self.psnr(10.0).each(share, |r, share| r.visibility.as_mut().unwrap().outliers = share)
+    /// Sets the share of outliers among the poisons in each seed, and among clean test samples.
+    pub fn outliers(self, share: [f64; 3], clean: f64) -> Self {
+        self.psnr(10.0).each(share, |r, share| {
+            r.visibility.as_mut().unwrap().outliers = share;
+            r.clean_outliers = Some(clean);
+        })
     }
     /// Sets the attack's objective at its start and at its end.
     pub fn objective(self, start: f64, end: f64) -> Self {

@@ -1,0 +1,63 @@
+//! The results of a pipeline: from the artifact root, or from results files.
+
+use crate::ReportError;
+use hemlock_pipeline::{Plan, ResultRow, ResultsFile, SavedPipeline, Spec, Task, read_answers, rows};
+use hemlock_store::{Store, StoreError};
+use std::path::PathBuf;
+
+/// A pipeline and its results so far.
+pub struct PipelineResults {
+    /// The name of the spec.
+    pub name: String,
+    /// Description of what the pipeline shows.
+    pub description: String,
+    /// The command that runs the pipeline.
+    pub command: String,
+    /// The tasks of the pipeline; none if the results are from a file.
+    pub tasks: Vec<Task>,
+    /// The results that exist.
+    pub rows: Vec<ResultRow>,
+    /// Number of branches without a result.
+    pub missing: usize,
+}
+
+impl PipelineResults {
+    /// Reads the results of a pipeline in the artifact root. `command` is the command that runs it.
+    ///
+    /// # Errors
+    /// An artifact cannot be read.
+    pub fn measured(spec: &Spec, plan: &Plan, command: String, store: &Store) -> Result<Self, StoreError> {
+        let (mut rows, missing) = rows(plan, store)?;
+        read_answers(&mut rows, store)?;
+        let (name, description) = (spec.name.clone(), spec.description.clone());
+        Ok(Self { name, description, command, tasks: plan.tasks.clone(), rows, missing })
+    }
+
+    /// Reads the results of all pipelines in some files. A result that several files have is taken once. How many
+    /// results are missing is known for pipelines that one file has; others count as complete.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn saved(files: &[PathBuf]) -> Result<Vec<Self>, ReportError> {
+        let mut all: Vec<Self> = Vec::new();
+        for file in files {
+            let ResultsFile { pipelines, rows } = ResultsFile::read(file)?;
+            for SavedPipeline { name, description, command, missing } in pipelines {
+                match all.iter_mut().find(|of| of.name == name) {
+                    Some(of) => of.missing = 0,
+                    None => {
+                        all.push(Self { name, description, command, tasks: Vec::new(), rows: Vec::new(), missing });
+                    }
+                }
+            }
+            for row in rows {
+                let of = all.iter_mut().find(|of| of.name == row.pipeline);
+                let new = |of: &&mut Self| !of.rows.iter().any(|known| known.key == row.key);
+                if let Some(of) = of.filter(new) {
+                    of.rows.push(row);
+                }
+            }
+        }
+        Ok(all)
+    }
+}
