@@ -1,5 +1,6 @@
 //! Promises that the documentation makes.
 
+use crate::project::Project;
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
@@ -40,6 +41,25 @@ fn prose_stands_within_120_columns() {
 /// The repository's root.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The verdicts in the documents are those that a report gives on the results that come with them.
+#[test]
+fn verdicts_are_those_of_the_measured_results() {
+    let page = fs::read_to_string(root().join("docs/measured-findings.md")).unwrap();
+    let files = fs::read_dir(root().join("docs/measured")).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<PathBuf> = files.filter(|file| file.extension().is_some_and(|e| e == "zst")).collect();
+    assert!(!files.is_empty());
+    let project = Project::new();
+    for file in files {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(page.contains(&format!("docs/measured/{name}")), "{name} is not on the page");
+        project.ok(&format!("report --from {} -o page.html", file.display()));
+        let verdicts = fs::read_to_string(project.path().join("page.tables/findings.md")).unwrap();
+        for line in verdicts.lines().filter(|line| line.starts_with("| F")) {
+            assert!(page.contains(line), "{name}: this line is not on the page:\n{line}");
+        }
+    }
 }
 
 /// Every stage and every attack stands in the documents that list them.

@@ -1,7 +1,12 @@
 """Data that the tests share."""
 
+import signal
+
 import numpy as np
 import pytest
+
+# A shell ignores Ctrl-C for what it starts in the background, and the tests of Ctrl-C would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def clusters(samples, dim, classes, seed):

@@ -263,7 +263,7 @@ small = slice(0, 2000)
 hemlock.attack(array[small], labels[small], steps=1, poison_fraction=0.01)
 
 def call(array):
-    hemlock.attack(array, labels, steps=1, poison_fraction=0.001, target={"steps": 1, "weight_decay": 0.1})
+    hemlock.attack(array, labels, steps=1, poison_fraction=0.0001, target={"steps": 1, "weight_decay": 0.1})
 """
 
 IMAGES = """
@@ -284,4 +284,5 @@ def call(array):
 def test_a_large_array_is_not_copied(text):
     size = int(os.environ.get("HEMLOCK_TEST_MIB", "128"))
     grown = grows(text, size)
-    assert grown < size / 2, f"{grown} MiB beside an array of {size} MiB"
+    print(f"{grown} MiB beside an array of {size} MiB")
+    assert grown < size / 2
