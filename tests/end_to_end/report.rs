@@ -90,10 +90,46 @@ fn a_report_is_made_again_from_results_files() {
         let [both, again, joined] = ["both", "again", "joined"].map(|page| read(&format!("{page}.tables/{name}")));
         assert!(both == again && both == joined, "{name}");
     }
-    let whole = read(&saved("both"));
-    fs::write(project.path().join("cut.zst"), &whole[..whole.len() - 20]).unwrap();
-    project.fails("report --from cut.zst", 4, &["cut.zst", "cannot be read as a results file"]);
-    project.fails("report --from both.tables/rows.csv", 4, &["rows.csv", "cannot be read as a results file"]);
+}
+
+/// Results files that are no such files, or contradict themselves or each other, are one error each.
+#[test]
+fn results_files_are_checked() {
+    let project = project();
+    project.ok("run tiny");
+    project.ok("report tiny -o page.html");
+    let whole = fs::read(project.path().join("page.tables/results.jsonl.zst")).unwrap();
+    let text = String::from_utf8(zstd::decode_all(&*whole).unwrap()).unwrap();
+    let fails = |content: &[u8], words: &[&str]| {
+        fs::write(project.path().join("bad.zst"), content).unwrap();
+        project.fails("report --from bad.zst", 4, &[&["bad.zst"], words].concat());
+    };
+    let edited = |text: &str, words: &[&str]| fails(&zstd::encode_all(text.as_bytes(), 1).unwrap(), words);
+    fails(&whole[..whole.len() - 20], &["compressed with Zstandard"]);
+    fails(b"", &["compressed with Zstandard"]);
+    fails(text.as_bytes(), &["compressed with Zstandard"]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "the first line, samples, and two results");
+    edited(lines[0], &["has no results"]);
+    edited(&lines[..3].join("\n"), &["has 1 results; expected 2"]);
+    edited(&text.replace("\"version\":1", "\"version\":2"), &["line 1", "of version 2", "expected `hemlock-results`"]);
+    edited(&[lines[0], lines[2], lines[3]].join("\n"), &["line 2", "`samples` of", "are missing"]);
+    edited(&[lines[0], &lines[1][..9]].join("\n"), &["line 2", "at column 9"]);
+    edited(&text.replace("\"name\":\"tiny\"", "\"name\":\"other\""), &["line 3", "`pipeline` is `tiny`"]);
+    let clean = "\"accuracy\":{\"clean\":";
+    edited(&text.replace(clean, &format!("{clean}1")), &["line 3", "`accuracy.clean` is 1", "expected 0."]);
+    // Another result under the same key: all answers are wrong.
+    let (before, right) = lines[2].split_once("\"right\":{\"clean\":\"").unwrap();
+    let wrong = "A".repeat(right.find(['=', '"']).unwrap());
+    let rest = &right[wrong.len()..];
+    let (first, accuracy) = before.split_once(clean).unwrap();
+    let accuracy = accuracy.split_once(',').unwrap().1;
+    let other = format!("{first}{clean}0.0,{accuracy}\"right\":{{\"clean\":\"{wrong}{rest}");
+    let other = [lines[0], lines[1], &other, lines[3]].join("\n");
+    fs::write(project.path().join("other.zst"), zstd::encode_all(other.as_bytes(), 1).unwrap()).unwrap();
+    project.ok("report --from other.zst");
+    let both = "report --from page.tables/results.jsonl.zst --from other.zst";
+    project.fails(both, 4, &["other.zst", "has another accuracy than in a file before it"]);
     project.fails("report --from nothing.zst", 4, &["nothing.zst", "No such file"]);
 }
 
@@ -157,9 +193,13 @@ fn figures_of_artifacts_that_are_gone_are_missed_aloud() {
     let figure =
         |id: &str| rest.split(&format!("<section id=\"{id}\">")).nth(1).unwrap().split("</section>").next().unwrap();
     for id in ["pictures", "map"] {
-        assert!(figure(id).contains("Artifacts that this figure needs are gone"), "{id}: {}", figure(id));
+        assert!(
+            figure(id).contains("Artifacts that this figure needs are not in the artifact root"),
+            "{id}: {}",
+            figure(id)
+        );
     }
-    assert!(!figure("pretraining").contains("are gone"), "{}", figure("pretraining"));
+    assert!(!figure("pretraining").contains("not in the artifact root"), "{}", figure("pretraining"));
     // The charts of the earlier page are not among the charts of this one.
     let left: Vec<_> =
         fs::read_dir(project.path().join("page.figures")).unwrap().map(|e| e.unwrap().file_name()).collect();

@@ -256,7 +256,7 @@ impl ProjectContext {
                 reported.push(PipelineResults::measured(spec, plan, command, &self.store())?);
             }
         }
-        let e = match self.write_report(reported, &format!("{}{sets}", called.join(" ")), paper, output) {
+        let e = match self.write_report(reported, &format!("{}{sets}", called.join(" ")), "", paper, output) {
             Err(e @ ReportError::NothingMeasured { .. }) => anyhow::Error::new(e),
             written => return Ok(written?),
         };
@@ -279,19 +279,23 @@ impl ProjectContext {
         output: Option<&Path>,
     ) -> Result<ReportFiles, ReportError> {
         let from: Vec<String> = files.iter().map(|file| format!("--from {}", file.display())).collect();
-        self.write_report(PipelineResults::saved(files)?, &from.join(" "), paper, output)
+        // Not the name of the report on the artifacts.
+        self.write_report(PipelineResults::saved(files)?, &from.join(" "), ".saved", paper, output)
     }
 
-    /// Writes a report. `of` are the arguments of the command that it is about.
+    /// Writes a report. `of` are the arguments of the command that it is about, and `suffix` ends the name of its file
+    /// if there is no `output`.
     fn write_report(
         &self,
         reported: Vec<PipelineResults>,
         of: &str,
+        suffix: &str,
         paper: Option<&Path>,
         output: Option<&Path>,
     ) -> Result<ReportFiles, ReportError> {
         let names: Vec<&str> = reported.iter().map(|p| p.name.as_str()).collect();
-        let file = output.map_or_else(|| Path::new("reports").join(names.join("+") + ".html"), Path::to_owned);
+        let file = || Path::new("reports").join(format!("{}{suffix}.html", names.join("+")));
+        let file = output.map_or_else(file, Path::to_owned);
         let typed = paper.map(|paper| format!(" --paper {}", paper.display())).unwrap_or_default();
         let command = format!("hemlock report {of}{typed} -o {}", file.display());
         report(reported, &self.store(), &command, paper, &file)

@@ -64,6 +64,8 @@ struct Header {
     version: u32,
     hemlock_version: String,
     pipelines: Vec<SavedPipeline>,
+    /// Number of results.
+    results: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -121,6 +123,7 @@ impl ResultsFile {
             version: VERSION,
             hemlock_version: env!("CARGO_PKG_VERSION").to_owned(),
             pipelines: self.pipelines.clone(),
+            results: self.rows.len(),
         })?)?;
         let mut told = BTreeSet::new();
         for row in &self.rows {
@@ -140,12 +143,22 @@ impl ResultsFile {
     /// The file cannot be read, is no such file, is of another version, or is damaged.
     pub fn read(path: &Path) -> Result<Self, ResultsFileError> {
         let failed = |line, what| ResultsFileError { path: path.to_owned(), line, what };
-        let unreadable = |e: io::Error| failed(None, format!("cannot be read as a results file: {e}"));
+        let unreadable = |e: io::Error| {
+            failed(
+                None,
+                format!(
+                    "cannot be read as a results file, which is JSON Lines \
+                                                              compressed with Zstandard: {e}"
+                ),
+            )
+        };
+        // Each line is a text of its own, whose number would only confuse.
+        let invalid = |e: serde_json::Error| e.to_string().replace(" at line 1 column", ", at column");
         let mut from = zstd::Decoder::new(File::open(path).map_err(unreadable)?).map_err(unreadable)?;
         from.window_log_max(COMPRESSION.1).map_err(unreadable)?;
         let mut lines = BufReader::new(from).lines().enumerate();
         let first = lines.next().ok_or_else(|| failed(None, "is empty".to_owned()))?.1.map_err(unreadable)?;
-        let header: Header = serde_json::from_str(&first).map_err(|e| failed(Some(1), e.to_string()))?;
+        let header: Header = serde_json::from_str(&first).map_err(|e| failed(Some(1), invalid(e)))?;
         if (header.format.as_str(), header.version) != (FORMAT, VERSION) {
             let (format, version, by) = (header.format, header.version, header.hemlock_version);
             let what = format!(
@@ -157,14 +170,18 @@ impl ResultsFile {
         let (mut drawn, mut rows) = (BTreeMap::new(), Vec::new());
         for (i, line) in lines {
             let wrong = |what| failed(Some(i + 1), what);
-            match serde_json::from_str(&line.map_err(unreadable)?).map_err(|e| wrong(e.to_string()))? {
+            match serde_json::from_str(&line.map_err(unreadable)?).map_err(|e| wrong(invalid(e)))? {
                 Line::Samples(Samples { data, test, train, validation }) => {
                     drawn.insert(data, Arc::new(Drawn { test, train, validation }));
                 }
-                Line::Result(saved) => rows.push(saved.into_row(&drawn).map_err(wrong)?),
+                Line::Result(saved) => rows.push(saved.into_row(&drawn, &header.pipelines).map_err(wrong)?),
             }
         }
-        Ok(Self { pipelines: header.pipelines, rows })
+        match rows.len() {
+            0 => Err(failed(None, "has no results".to_owned())),
+            n if n != header.results => Err(failed(None, format!("has {n} results; expected {}", header.results))),
+            _ => Ok(Self { pipelines: header.pipelines, rows }),
+        }
     }
 }
 
@@ -190,14 +207,26 @@ impl Saved {
         }
     }
 
-    /// The row, whose samples are among `drawn`, by [`Origin::data`]. The error says what is wrong.
-    fn into_row(self, drawn: &BTreeMap<String, Arc<Drawn>>) -> Result<ResultRow, String> {
+    /// The row, which is of one of `pipelines`, and whose samples are among `drawn`, by [`Origin::data`]. The error
+    /// says what is wrong.
+    fn into_row(self, drawn: &BTreeMap<String, Arc<Drawn>>, pipelines: &[SavedPipeline]) -> Result<ResultRow, String> {
         let Self { mut row, stage, roles, deciding, columns, origin, clean_outliers, right } = self;
+        if !pipelines.iter().any(|of| of.name == row.pipeline) {
+            return Err(format!("`pipeline` is `{}`, which the first line does not name", row.pipeline));
+        }
         if let Some(right) = right {
             let drawn = drawn.get(&origin.data).ok_or_else(|| format!("`samples` of {} are missing", origin.data))?;
             let n = drawn.test.len();
             let unpack = |set: &str, text: &String| {
-                unpacked(text, n).ok_or_else(|| format!("`right.{set}` is not base64 of {n} bits"))
+                let right = unpacked(text, n).ok_or_else(|| format!("`right.{set}` is not base64 of {n} bits"))?;
+                let share = right.iter().filter(|right| **right).count() as f64 / n as f64;
+                match row.accuracy.get(set) {
+                    Some(accuracy) if (accuracy - share).abs() < 1e-9 => Ok(right),
+                    accuracy => Err(format!(
+                        "`accuracy.{set}` is {}; expected {share}, the share in `right.{set}`",
+                        accuracy.map_or_else(|| "missing".to_owned(), f64::to_string)
+                    )),
+                }
             };
             row.answers = Some(Arc::new(Answered { right: right.try_map(unpack)?, drawn: drawn.clone() }));
         }

@@ -93,7 +93,7 @@ impl Figure {
     pub fn untitled(&self, folder: &str) -> Markup {
         let address = |drawing: &Drawing| format!("{}/{}", words::address(folder), drawing.name);
         html! {
-            @if self.incomplete { p.notice role="note" { strong { "Incomplete. " } "Artifacts that this figure needs are gone." } }
+            @if self.incomplete { p.notice role="note" { strong { "Incomplete. " } "Artifacts that this figure needs are not in the artifact root." } }
             @if self.body.is_empty() {
                 @if !self.incomplete { p.absent { "Not shown: " (self.caption) } }
             } @else {

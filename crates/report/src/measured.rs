@@ -1,7 +1,7 @@
 //! The results of a pipeline: from the artifact root, or from results files.
 
 use crate::ReportError;
-use hemlock_pipeline::{Plan, ResultRow, ResultsFile, SavedPipeline, Spec, Task, read_answers, rows};
+use hemlock_pipeline::{Plan, ResultRow, ResultsFile, ResultsFileError, SavedPipeline, Spec, Task, read_answers, rows};
 use hemlock_store::{Store, StoreError};
 use std::path::PathBuf;
 
@@ -37,7 +37,7 @@ impl PipelineResults {
     /// results are missing is known for pipelines that one file has; others count as complete.
     ///
     /// # Errors
-    /// A file cannot be read.
+    /// A file cannot be read, or has another accuracy of a result than a file before it.
     pub fn saved(files: &[PathBuf]) -> Result<Vec<Self>, ReportError> {
         let mut all: Vec<Self> = Vec::new();
         for file in files {
@@ -51,10 +51,14 @@ impl PipelineResults {
                 }
             }
             for row in rows {
-                let of = all.iter_mut().find(|of| of.name == row.pipeline);
-                let new = |of: &&mut Self| !of.rows.iter().any(|known| known.key == row.key);
-                if let Some(of) = of.filter(new) {
-                    of.rows.push(row);
+                let Some(of) = all.iter_mut().find(|of| of.name == row.pipeline) else { continue };
+                match of.rows.iter().find(|known| known.key == row.key) {
+                    Some(known) if known.accuracy != row.accuracy => {
+                        let what = format!("the result {} has another accuracy than in a file before it", row.key);
+                        return Err(ResultsFileError { path: file.clone(), line: None, what }.into());
+                    }
+                    Some(_) => {}
+                    None => of.rows.push(row),
                 }
             }
         }

@@ -163,7 +163,7 @@ impl<'a> Page<'a> {
                         section id="figures" { (heading(5)) @for figure in &self.figures { (figure.html(drawings)) } }
                         section id="provenance" { (heading(6)) (self.provenance(tables)) }
                     }
-                    footer { p { "Made by Hemlock " (env!("CARGO_PKG_VERSION")) " from cached artifacts. This page needs no network." } }
+                    footer { p { "Made by Hemlock " (env!("CARGO_PKG_VERSION")) ". This page needs no network." } }
                 }
             }
         }

@@ -7,7 +7,7 @@ use crate::{
     words,
 };
 use hemlock_store::Manifest;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The tasks of all pipelines, each once, with the manifests of their artifacts.
 pub struct Provenance {
@@ -77,9 +77,8 @@ impl Provenance {
             values
         };
         let of = |f: fn(&Manifest) -> String| move |t: &TaskRecord| t.manifest.as_ref().map(f);
-        let mut seeds: Vec<u64> = self.tasks.iter().filter_map(|t| t.seed).collect();
-        seeds.sort_unstable();
-        seeds.dedup();
+        let seeds: BTreeSet<u64> = self.tasks.iter().filter_map(|t| t.seed).collect();
+        let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
         vec![
             ("Versions of Hemlock", every(&of(|m| m.hemlock_version.clone()))),
             (
@@ -88,7 +87,7 @@ impl Provenance {
                     if m.deterministic { m.device.clone() } else { format!("{} (not deterministic)", m.device) }
                 })),
             ),
-            ("Seeds", vec![words::list(&seeds.iter().map(u64::to_string).collect::<Vec<_>>())]),
+            ("Seeds", Some(words::list(&seeds)).filter(|list| !list.is_empty()).into_iter().collect()),
             ("Raw data", every(&|t| Some(format!("{} {}", t.node, t.source.clone()?)))),
             ("Artifacts made", self.span().into_iter().collect()),
         ]

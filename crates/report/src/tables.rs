@@ -115,7 +115,9 @@ fn surrogate(config: &ConfigGroup) -> TableCell {
 
 /// The table of findings: their verdicts, and what these generalise to.
 pub fn findings<'f>(findings: impl Iterator<Item = &'f Finding>) -> Table {
-    let mut table = Table::new("findings", "The verdict on every claim that was tested.")
+    let caption = "The verdict on every claim that was tested. A comparison counts as for the claim at the level 0.05, \
+                   and as against it at 0.05 divided by the number of comparisons.";
+    let mut table = Table::new("findings", caption)
         .texts("finding")
         .texts("claim")
         .texts("verdict")
