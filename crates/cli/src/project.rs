@@ -253,7 +253,7 @@ impl ProjectContext {
             }
             if !reported.iter().any(|p| p.name == spec.name) {
                 let command = format!("hemlock run {called}{sets}");
-                reported.push(PipelineResults::measured(spec, plan, command, &self.store())?);
+                reported.push(PipelineResults::in_store(spec, plan, command, &self.store())?);
             }
         }
         let e = match self.write_report(reported, &format!("{}{sets}", called.join(" ")), "", paper, output) {
@@ -268,7 +268,7 @@ impl ProjectContext {
         })
     }
 
-    /// Writes a report on the results in [results files](hemlock_pipeline::ResultsFile), as [`Project::report`] does.
+    /// Writes a report on the results in [results files](hemlock_pipeline::ResultsFile), as [`ProjectContext::report`] does.
     ///
     /// # Errors
     /// A file cannot be read, none has a result, or there is an error of [`hemlock_report::report`].
@@ -280,7 +280,7 @@ impl ProjectContext {
     ) -> Result<ReportFiles, ReportError> {
         let from: Vec<String> = files.iter().map(|file| format!("--from {}", file.display())).collect();
         // Not the name of the report on the artifacts.
-        self.write_report(PipelineResults::saved(files)?, &from.join(" "), ".saved", paper, output)
+        self.write_report(PipelineResults::in_files(files)?, &from.join(" "), ".saved", paper, output)
     }
 
     /// Writes a report. `of` are the arguments of the command that it is about, and `suffix` ends the name of its file

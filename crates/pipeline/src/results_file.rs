@@ -219,7 +219,7 @@ impl Saved {
             let n = drawn.test.len();
             let unpack = |set: &str, text: &String| {
                 let right = unpacked(text, n).ok_or_else(|| format!("`right.{set}` is not base64 of {n} bits"))?;
-                let share = right.iter().filter(|right| **right).count() as f64 / n as f64;
+                let share = right.iter().filter(|right| **right).count() as f64 / n.max(1) as f64;
                 match row.accuracy.get(set) {
                     Some(accuracy) if (accuracy - share).abs() < 1e-9 => Ok(right),
                     accuracy => Err(format!(

@@ -11,10 +11,10 @@ mod figures;
 mod files;
 pub mod findings;
 mod joint;
-mod measured;
 mod page;
 mod paper;
 pub mod passes_curve;
+mod pipeline_results;
 mod provenance;
 mod result_set;
 mod setting;
@@ -25,7 +25,7 @@ pub mod words;
 
 pub use config_group::ConfigGroup;
 pub use error::ReportError;
-pub use measured::PipelineResults;
+pub use pipeline_results::PipelineResults;
 pub use setting::known_values;
 
 use hemlock_store::Store;

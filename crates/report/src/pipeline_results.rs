@@ -26,7 +26,7 @@ impl PipelineResults {
     ///
     /// # Errors
     /// An artifact cannot be read.
-    pub fn measured(spec: &Spec, plan: &Plan, command: String, store: &Store) -> Result<Self, StoreError> {
+    pub fn in_store(spec: &Spec, plan: &Plan, command: String, store: &Store) -> Result<Self, StoreError> {
         let (mut rows, missing) = rows(plan, store)?;
         read_answers(&mut rows, store)?;
         let (name, description) = (spec.name.clone(), spec.description.clone());
@@ -38,7 +38,7 @@ impl PipelineResults {
     ///
     /// # Errors
     /// A file cannot be read, or has another accuracy of a result than a file before it.
-    pub fn saved(files: &[PathBuf]) -> Result<Vec<Self>, ReportError> {
+    pub fn in_files(files: &[PathBuf]) -> Result<Vec<Self>, ReportError> {
         let mut all: Vec<Self> = Vec::new();
         for file in files {
             let ResultsFile { pipelines, rows } = ResultsFile::read(file)?;
