@@ -268,7 +268,8 @@ impl ProjectContext {
         })
     }
 
-    /// Writes a report on the results in [results files](hemlock_pipeline::ResultsFile), as [`ProjectContext::report`] does.
+    /// Writes a report on the results in [results files](hemlock_pipeline::ResultsFile), as [`ProjectContext::report`]
+    /// does.
     ///
     /// # Errors
     /// A file cannot be read, none has a result, or there is an error of [`hemlock_report::report`].
