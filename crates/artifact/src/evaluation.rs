@@ -524,7 +524,6 @@ impl Artifact for Evaluation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Role;
 
     #[test]
     fn accuracy_by_hand() {
@@ -549,7 +548,7 @@ mod tests {
             drawn.write(&mut w).unwrap();
             let r = PayloadReader::new(&dir, Evaluation::KIND, w.files().clone());
             assert_eq!(Answers::read(&r, 2).unwrap(), [of(0), of(1)]);
-            let sets = Measured::new(()).with("images", Role::Poisoned, ());
+            let sets = Measured::new(()).with("images", ());
             assert_eq!(Answers::read_right(&r, &sets).unwrap().images(), Some(&of(1).right));
             assert_eq!(Drawn::read(&r).unwrap(), drawn);
             assert!(Answers::read(&r, 3).unwrap_err().to_string().contains("expected (3, "));

@@ -25,8 +25,7 @@ pub enum Role {
 pub struct TrainingSet {
     /// The name, such as `random_flips`.
     pub name: String,
-    /// What the training set is for.
-    pub role: Role,
+    role: Role,
 }
 
 impl Role {
@@ -56,9 +55,16 @@ impl TrainingSet {
     /// Name of the training set of clean data and poisons in the form that victims get, without the defence.
     pub const UNDEFENDED: &'static str = "undefended";
 
-    /// Returns a training set with the given name and role.
-    pub fn new(name: impl Into<String>, role: Role) -> Self {
-        Self { name: name.into(), role }
+    /// The training set of that name. The name decides its role: one that is not a constant of this type is a control's.
+    pub fn new(name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self { role: Role::of(&name), name }
+    }
+
+    /// What the training set is for.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     /// The name with spaces instead of `_` and `-`.
@@ -92,8 +98,8 @@ impl<T> Measured<T> {
 
     /// Returns the values with one more, as [`set`](Self::set) adds it.
     #[must_use]
-    pub fn with(mut self, name: &str, role: Role, value: T) -> Self {
-        self.set(TrainingSet::new(name, role), value);
+    pub fn with(mut self, name: &str, value: T) -> Self {
+        self.set(TrainingSet::new(name), value);
         self
     }
 
@@ -226,9 +232,9 @@ impl<'de, T: Deserialize<'de>> de::Visitor<'de> for ByName<T> {
     fn visit_map<A: de::MapAccess<'de>>(self, mut fields: A) -> Result<Measured<T>, A::Error> {
         let (mut clean, mut others) = (None, Vec::new());
         while let Some((name, value)) = fields.next_entry::<String, T>()? {
-            match Role::of(&name) {
-                Role::Clean => clean = Some(value),
-                role => others.push((TrainingSet { name, role }, value)),
+            match TrainingSet::new(name) {
+                set if set.role == Role::Clean => clean = Some(value),
+                set => others.push((set, value)),
             }
         }
         Ok(Measured { clean: clean.ok_or_else(|| de::Error::missing_field(TrainingSet::CLEAN))?, others })
@@ -241,9 +247,9 @@ mod tests {
 
     #[test]
     fn values_are_found_by_name_and_role() {
-        let mut measured = Measured::new(0.8).with("target", Role::Target, 0.1).with("images", Role::Poisoned, 0.5);
-        measured.set(TrainingSet::new("random_flips", Role::Control), 0.7);
-        measured.set(TrainingSet::new("random_flips", Role::Control), 0.75);
+        let mut measured = Measured::new(0.8).with("target", 0.1).with("images", 0.5);
+        measured.set(TrainingSet::new("random_flips"), 0.7);
+        measured.set(TrainingSet::new("random_flips"), 0.75);
         assert_eq!((measured.get("clean"), measured.target(), measured.features()), (Some(&0.8), Some(&0.1), None));
         assert_eq!((measured.poisoned(), measured.get("duplicates")), (Some(&0.5), None));
         let controls: Vec<(String, f64)> = measured.controls().map(|(set, x)| (set.words(), *x)).collect();

@@ -6,7 +6,7 @@ use controls::Basis;
 pub use controls::{ControlRef, about};
 use hemlock_artifact::{
     AttackId, Dataset, Defence, Detection, Drawn, Evaluation, ExtractorArtifact, Features, LearnerState, Measured,
-    Outcome, PixelChange, PoisonFeatures, Poisons, Role, TargetParams, TrainingSet, Victim, Visibility,
+    Outcome, PixelChange, PoisonFeatures, Poisons, TargetParams, TrainingSet, Victim, Visibility,
 };
 use hemlock_attack::attacks::constraint;
 use hemlock_defences::DefenceSpec;
@@ -202,9 +202,7 @@ impl Inputs {
 fn behind(defence: Option<&Defence>, clean: Outcome) -> Measured<Outcome> {
     match defence {
         None => Measured::new(clean),
-        Some(defence) => {
-            Measured::new(defence.clean.clone()).with(TrainingSet::UNDEFENDED_CLEAN, Role::Undefended, clean)
-        }
+        Some(defence) => Measured::new(defence.clean.clone()).with(TrainingSet::UNDEFENDED_CLEAN, clean),
     }
 }
 
@@ -317,16 +315,16 @@ impl Victims<'_> {
     /// what the defence detected of the poisons in the form that victims get.
     fn add_poisoned(&self, outcomes: &mut Measured<Outcome>, inputs: &Inputs) -> Result<Option<Detection>, StageError> {
         let linear = outcomes.clean.head.is_some();
-        let mut add = |name: &str, role: Role, outcome: Outcome| outcomes.set(TrainingSet::new(name, role), outcome);
+        let mut add = |name: &str, outcome: Outcome| outcomes.set(TrainingSet::new(name), outcome);
         if self.own && linear {
-            add(TrainingSet::TARGET, Role::Target, measure(inputs.target.target.clone(), self.data)?);
+            add(TrainingSet::TARGET, measure(inputs.target.target.clone(), self.data)?);
         }
         let (mut last, mut detection) = (None, None);
         // Poisoned features mean nothing to another extractor, and a network is not trained on features.
         if let Some(poisons) = inputs.poison_features.as_ref().filter(|_| self.own && !self.victim.reads_images()) {
             let change = TrainingSetChange::of_features(self.data, poisons);
             let (outcome, detected) = self.train("poisoned features", &change)?;
-            add(TrainingSet::FEATURES, Role::Poisoned, outcome);
+            add(TrainingSet::FEATURES, outcome);
             (last, detection) = (Some(change), detected);
         }
         if let Some(poisons) = inputs.poisons.as_ref().filter(|poisons| self.can_train_on(poisons)) {
@@ -334,12 +332,12 @@ impl Victims<'_> {
             let behind = self.defended.map(|defended| defended.poisons(poisons, self.data.ctx)).transpose()?;
             let behind = behind.map(|poisons| self.change(self.data, &poisons)).transpose()?;
             let (outcome, detected) = self.train("poisoned images", behind.as_ref().unwrap_or(&change))?;
-            add(TrainingSet::IMAGES, Role::Poisoned, outcome);
+            add(TrainingSet::IMAGES, outcome);
             (last, detection) = (Some(change), detected);
         }
         if let (Some(_), Some(change)) = (self.defence, last) {
             let outcome = self.victim.train("poisons without the defence", self.undefended, &change)?;
-            add(TrainingSet::UNDEFENDED, Role::Undefended, outcome);
+            add(TrainingSet::UNDEFENDED, outcome);
         }
         Ok(detection)
     }
@@ -361,7 +359,7 @@ impl Victims<'_> {
     ) -> Result<(), StageError> {
         for control in controls {
             if let Some(change) = control.make(basis)? {
-                let set = TrainingSet::new(control.outcome(), Role::Control);
+                let set = TrainingSet::new(control.outcome());
                 let (outcome, _) = self.train(&set.words(), &change)?;
                 outcomes.set(set, outcome);
             }

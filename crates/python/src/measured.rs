@@ -4,7 +4,7 @@ use crate::data::GivenData;
 use crate::failure::{Failed, parameters};
 use crate::features::{GivenPoisons, GivenTarget, given_poisons, given_target, seed_of};
 use crate::work::{Call, work};
-use hemlock_artifact::{Defence, Evaluation, Outcome, PoisonFeatures, TargetParams, TrainingSet, Victim};
+use hemlock_artifact::{Defence, Evaluation, Outcome, PoisonFeatures, TargetParams, Victim};
 use hemlock_defences::DefenceSpec;
 use hemlock_stage::{ErrorKind, Stage, StageError};
 use hemlock_victims::VictimSpec;
@@ -147,9 +147,9 @@ pub fn evaluate<'py>(
         "detection": found.detection,
     });
     let mut outcomes = vec![made(py, "clean", "clean", found.outcomes.clean.clone())];
-    for (TrainingSet { name, role }, outcome) in found.outcomes.others() {
-        let role = serde_json::to_value(role).map_err(|e| Failed::internal(e.to_string()))?;
-        outcomes.push(made(py, name, role.as_str().unwrap_or_default(), outcome.clone()));
+    for (set, outcome) in found.outcomes.others() {
+        let role = serde_json::to_value(set.role()).map_err(|e| Failed::internal(e.to_string()))?;
+        outcomes.push(made(py, &set.name, role.as_str().unwrap_or_default(), outcome.clone()));
     }
     Ok((outcomes, about.to_string()))
 }

@@ -353,6 +353,22 @@ impl ConfigGroup {
         self.combined(mine, other, theirs, |a, b| a - b)
     }
 
+    /// The difference between the means of a quantity of this configuration and of another configuration that was
+    /// measured on other data, as of two samples.
+    #[must_use]
+    pub fn minus_unpaired(&self, quantity: Quantity, other: &Self) -> Option<Estimate> {
+        let mut estimate = self.mean(quantity)?.minus(&other.mean(quantity)?);
+        if let Ok(inference) = &mut estimate.inference {
+            inference.scope.sides = self.extractors() != other.extractors();
+        }
+        Some(estimate)
+    }
+
+    /// The extractors of all rows.
+    fn extractors(&self) -> BTreeSet<&str> {
+        self.rows.iter().map(|row| row.origin.extractor.as_str()).collect()
+    }
+
     /// The mean of `f(mine, theirs)`, where `mine` is a quantity of this configuration and `theirs` is one of another
     /// configuration, over the seeds that both have.
     #[must_use]

@@ -91,6 +91,8 @@ pub struct FindingComparison {
     pub half_width: Option<f64>,
     /// The one-sided p-value of the null hypothesis that the difference is at most 0; `None` if its error is not known.
     pub p: Option<f64>,
+    /// The one-sided p-value of the null hypothesis that the difference is at least 0.
+    pub p_against: Option<f64>,
     /// The error of the difference and what it generalises to, or the reason why its error is not known.
     pub inference: Result<Inference, Lack>,
     /// The number of seeds or, if extractors or images have seeds of their own, of combinations of seeds.
@@ -100,16 +102,12 @@ pub struct FindingComparison {
 }
 
 impl FindingComparison {
-    /// A comparison whose difference was taken seed by seed.
-    fn paired(rows: String, quantity: &'static str, unit: Unit, e: Estimate) -> Self {
+    /// A comparison with an estimate of the difference.
+    fn of(rows: String, quantity: &'static str, unit: Unit, e: Estimate) -> Self {
         let (half_width, p, inference) = (e.half_width(), e.p_above(), e.inference);
+        let p_against = p.map(|p| 1.0 - p);
         let verdict = Verdict::Undecided;
-        Self { rows, quantity, unit, difference: e.mean, half_width, p, inference, seeds: e.n, verdict }
-    }
-
-    /// A comparison of two independent samples.
-    fn independent(rows: String, quantity: &'static str, unit: Unit, a: &Estimate, b: &Estimate) -> Self {
-        Self::paired(rows, quantity, unit, a.minus(b))
+        Self { rows, quantity, unit, difference: e.mean, half_width, p, p_against, inference, seeds: e.n, verdict }
     }
 
     /// What the difference generalises to, or why it was not tested, in words.
@@ -122,10 +120,13 @@ impl FindingComparison {
     }
 
     fn judge(&mut self, comparisons: usize) {
-        self.verdict = match self.p {
-            Some(p) if p <= LEVEL => Verdict::Confirmed,
-            Some(p) if 1.0 - p <= LEVEL / comparisons as f64 => Verdict::Contradicted,
-            _ => Verdict::Undecided,
+        let at_most = |p: Option<f64>, level: f64| p.is_some_and(|p| p <= level);
+        self.verdict = if at_most(self.p, LEVEL) {
+            Verdict::Confirmed
+        } else if at_most(self.p_against, LEVEL / comparisons as f64) {
+            Verdict::Contradicted
+        } else {
+            Verdict::Undecided
         };
     }
 }

@@ -176,7 +176,7 @@ fn common(a: &Drawn, b: &Drawn, validation: bool) -> f64 {
 mod tests {
     use super::*;
     use crate::{config_group::quantity, findings::testing::made_up, statistics::ImageSharing};
-    use hemlock_artifact::{Measured, Role};
+    use hemlock_artifact::Measured;
     use hemlock_pipeline::{Answered, Origin};
     use serde_json::json;
     use std::sync::Arc;
@@ -207,7 +207,7 @@ mod tests {
             let test = (0..IMAGES as u32).map(|i| i + if own_images { 1000 * *draw as u32 } else { 0 }).collect();
             // Neighbouring draws have half of their images in common.
             let train = (0..20).map(|i| i + 10 * *draw as u32).collect();
-            let answers = Measured::new(right(0.8, 0)).with("images", Role::Poisoned, right(*accuracy, 0));
+            let answers = Measured::new(right(0.8, 0)).with("images", right(*accuracy, 0));
             let drawn = Arc::new(Drawn { test, train, validation: Vec::new() });
             row.answers = Some(Arc::new(Answered { right: answers, drawn }));
             made.push(row);

@@ -235,7 +235,7 @@ impl Inference {
                 overlap: x.overlap.max(y.overlap),
                 images: if x.images == y.images { x.images } else { ImageSharing::Unknown },
                 left_out: x.left_out + y.left_out,
-                sides: true,
+                sides: x.sides || y.sides,
             },
             freedom: (
                 self.freedom.0 + other.freedom.0,

@@ -153,7 +153,7 @@ pub fn comparisons(finding: &Finding) -> Table {
     .texts("difference of")
     .texts("unit")
     .numbers("difference [95 % CI]", &["", "low", "high"])
-    .numbers("p, one-sided", &["", "degrees of freedom"])
+    .numbers("p, one-sided", &["", "against", "degrees of freedom"])
     .numbers("seeds", &[""])
     .texts("verdict")
     .texts("generalises to");
@@ -175,7 +175,7 @@ pub fn comparisons(finding: &Finding) -> Table {
             TableCell::numbers(text, values.to_vec()),
             TableCell::numbers(
                 c.p.map_or_else(|| "–".to_owned(), words::p_value),
-                vec![c.p, c.inference.ok().map(|i| i.freedom()).filter(|f| f.is_finite())],
+                vec![c.p, c.p_against, c.inference.ok().map(|i| i.freedom()).filter(|f| f.is_finite())],
             ),
             TableCell::numbers(c.seeds.to_string(), vec![Some(c.seeds as f64)]),
             TableCell::text(verdict(c)).class(c.verdict.word()),

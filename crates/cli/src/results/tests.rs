@@ -1,5 +1,5 @@
 use super::*;
-use hemlock_artifact::{AttackId, Measured, Role};
+use hemlock_artifact::{AttackId, Measured};
 use hemlock_pipeline::{MeanStd, VisibilityStats};
 use hemlock_stage::StageRole;
 use serde_json::json;
@@ -32,12 +32,12 @@ fn group(attack: &str, method: &str, constraint: &str, poison_fraction: f64) -> 
         stepped_back: Vec::new(),
         unconverged: None,
         accuracy: Measured::new(cell(0.8135))
-            .with("target", Role::Target, cell(0.4))
-            .with("features", Role::Poisoned, cell(0.7))
-            .with("images", Role::Poisoned, cell(0.75))
-            .with("random_flips", Role::Control, cell(0.8))
-            .with("influence_flips", Role::Control, cell(0.79))
-            .with("duplicates", Role::Control, cell(0.81)),
+            .with("target", cell(0.4))
+            .with("features", cell(0.7))
+            .with("images", cell(0.75))
+            .with("random_flips", cell(0.8))
+            .with("influence_flips", cell(0.79))
+            .with("duplicates", cell(0.81)),
         drop: Some(cell(0.0635)),
         detection: None,
         visibility: Some(VisibilityStats {

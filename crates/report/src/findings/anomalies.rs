@@ -54,19 +54,19 @@ fn unusual(configs: &[ConfigGroup], question: &Question, of: fn(&ConfigGroup) ->
         let excess = |r: &ResultRow| Some(quantity::outliers(r)? - r.clean_outliers?);
         if let Some(e) = config.mean(excess) {
             let what = "share of outliers among the poisons − among clean test samples";
-            comparisons.push(FindingComparison::paired(named(config), what, Unit::Points, e));
+            comparisons.push(FindingComparison::of(named(config), what, Unit::Points, e));
         }
     }
     let (pairs, apart) = pairs(&moved, &tuned);
     for (moved, tuned, same_images) in pairs {
         let rows = format!("{} against {}", named(moved), named(tuned));
         let what = "share of outliers among the poisons, in transfer − in fine-tuning";
-        if same_images {
-            let e = moved.minus(quantity::outliers, tuned, quantity::outliers);
-            comparisons.extend(e.map(|e| FindingComparison::paired(rows, what, Unit::Points, e)));
-        } else if let (Some(a), Some(b)) = (moved.mean(quantity::outliers), tuned.mean(quantity::outliers)) {
-            comparisons.push(FindingComparison::independent(rows, what, Unit::Points, &a, &b));
-        }
+        let e = if same_images {
+            moved.minus(quantity::outliers, tuned, quantity::outliers)
+        } else {
+            moved.minus_unpaired(quantity::outliers, tuned)
+        };
+        comparisons.extend(e.map(|e| FindingComparison::of(rows, what, Unit::Points, e)));
     }
     let sides = [("set of images in transfer", moved.len()), ("set of images in fine-tuning", tuned.len())];
     question.judged(comparisons).beside(apart, &sides, question)

@@ -53,7 +53,7 @@ fn traded(configs: &[ConfigGroup], question: &Question, of: fn(&ConfigGroup) -> 
         let [low, .., high] = sweep.as_slice() else { continue };
         let ends = format!("{} against β = {}", high.name, low.beta());
         if let Some(e) = high.minus(quantity::psnr, low, quantity::psnr) {
-            comparisons.push(FindingComparison::paired(
+            comparisons.push(FindingComparison::of(
                 ends.clone(),
                 "PSNR at the largest β − at the smallest",
                 Unit::Decibels,
@@ -61,7 +61,7 @@ fn traded(configs: &[ConfigGroup], question: &Question, of: fn(&ConfigGroup) -> 
             ));
         }
         if let Some(e) = low.minus(quantity::drop_on_images, high, quantity::drop_on_images) {
-            comparisons.push(FindingComparison::paired(
+            comparisons.push(FindingComparison::of(
                 ends.clone(),
                 "drop at the smallest β − at the largest",
                 Unit::Points,
@@ -76,7 +76,7 @@ fn traded(configs: &[ConfigGroup], question: &Question, of: fn(&ConfigGroup) -> 
             ];
             for (quantity, what, unit) in slopes {
                 if let Some(e) = ConfigGroup::slope(&sweep, quantity) {
-                    comparisons.push(FindingComparison::paired(all.clone(), what, unit, e));
+                    comparisons.push(FindingComparison::of(all.clone(), what, unit, e));
                 }
             }
         }

@@ -44,7 +44,7 @@ fn kept(configs: &[ConfigGroup], question: &Question, of: fn(&ConfigGroup) -> bo
         let e = config.combined(quantity::drop_on_features, config, quantity::drop_on_images, |features, images| {
             features / 2.0 - images
         })?;
-        Some(FindingComparison::paired(
+        Some(FindingComparison::of(
             config.name.clone(),
             "half of the drop on features − drop on images",
             Unit::Points,

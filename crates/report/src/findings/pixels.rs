@@ -42,11 +42,11 @@ pub fn finding(configs: &[ConfigGroup]) -> Finding {
         let drop = quantity::drop_on_images;
         if let Some(e) = loose.minus(drop, loose, quantity::drop_of_flips) {
             let what = "drop without a limit − drop of flipped labels";
-            comparisons.push(FindingComparison::paired(loose.remarked_name(), what, Unit::Points, e));
+            comparisons.push(FindingComparison::of(loose.remarked_name(), what, Unit::Points, e));
         }
         if let Some(e) = loose.combined(drop, tight, drop, |loose, tight| loose / 3.0 - tight) {
             let rows = format!("{} against {}", loose.remarked_name(), tight.remarked_name());
-            comparisons.push(FindingComparison::paired(
+            comparisons.push(FindingComparison::of(
                 rows,
                 "a third of the drop without a limit − drop within the limit",
                 Unit::Points,

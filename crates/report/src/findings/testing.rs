@@ -1,7 +1,7 @@
 //! Rows for tests, with values that were never measured.
 
 use crate::ConfigGroup;
-use hemlock_artifact::{AttackId, LearnerState, Measured, Role, TrainingSet, Visibility};
+use hemlock_artifact::{AttackId, LearnerState, Measured, TrainingSet, Visibility};
 use hemlock_pipeline::{Origin, ResultRow};
 use hemlock_stage::StageRole;
 use hemlock_threat::Sees;
@@ -43,10 +43,10 @@ pub fn made_up(attack: &str) -> MadeUp {
         params: BTreeMap::new(),
         deciding: BTreeMap::new(),
         accuracy: Measured::new(0.8)
-            .with("target", Role::Target, 0.3)
-            .with("random_flips", Role::Control, 0.795)
-            .with("influence_flips", Role::Control, 0.79)
-            .with("duplicates", Role::Control, 0.8),
+            .with("target", 0.3)
+            .with("random_flips", 0.795)
+            .with("influence_flips", 0.79)
+            .with("duplicates", 0.8),
         per_class: Measured::new(vec![Some(0.8); 10]),
         mean_per_class: Measured::new(0.8),
         worst_group: None,
@@ -95,7 +95,7 @@ fn route(attack: &AttackId) -> &'static [&'static str] {
 /// Sets the loss on clean training data after training with poisons: 0.2 on clean data, whose accuracy is 0.8.
 fn set_loss(row: &mut ResultRow, name: &str, accuracy: f64) {
     let loss = row.clean_loss.get_or_insert_with(|| Measured::new(0.2));
-    loss.set(TrainingSet::new(name, Role::Poisoned), 1.0 - accuracy);
+    loss.set(TrainingSet::new(name), 1.0 - accuracy);
 }
 
 impl MadeUp {
@@ -133,13 +133,13 @@ impl MadeUp {
     }
     pub fn features(self, accuracy: [f64; 3]) -> Self {
         self.each(accuracy, |r, a| {
-            r.accuracy.set(TrainingSet::new(TrainingSet::FEATURES, Role::Poisoned), a);
+            r.accuracy.set(TrainingSet::new(TrainingSet::FEATURES), a);
             set_loss(r, TrainingSet::FEATURES, a);
         })
     }
     pub fn images(self, accuracy: [f64; 3]) -> Self {
         self.each(accuracy, |r, a| {
-            r.accuracy.set(TrainingSet::new(TrainingSet::IMAGES, Role::Poisoned), a);
+            r.accuracy.set(TrainingSet::new(TrainingSet::IMAGES), a);
             set_loss(r, TrainingSet::IMAGES, a);
         })
     }

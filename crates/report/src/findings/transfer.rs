@@ -70,15 +70,16 @@ pub fn finding(configs: &[ConfigGroup]) -> Finding {
     let mut comparisons = Vec::new();
     for (moved, tuned, same_images) in pairs.into_iter().filter(|(moved, tuned, _)| works(moved) || works(tuned)) {
         let rows = format!("{} against {}", moved.remarked_name(), tuned.remarked_name());
-        let share = quantity::share_above_chance;
-        if same_images {
+        let compared = if same_images {
             let e = moved.minus(quantity::drop, tuned, quantity::drop);
             let what = "drop in transfer − in fine-tuning, same downstream images";
-            comparisons.extend(e.map(|e| FindingComparison::paired(rows, what, Unit::Points, e)));
-        } else if let (Some(a), Some(b)) = (moved.mean(share), tuned.mean(share)) {
+            e.map(|e| FindingComparison::of(rows, what, Unit::Points, e))
+        } else {
+            let e = moved.minus_unpaired(quantity::share_above_chance, tuned);
             let what = "drop as a share of the accuracy above chance, in transfer − in fine-tuning";
-            comparisons.push(FindingComparison::independent(rows, what, Unit::Percent, &a, &b));
-        }
+            e.map(|e| FindingComparison::of(rows, what, Unit::Percent, e))
+        };
+        comparisons.extend(compared);
     }
     let sides = [("fine-tuning result", tuned.len()), ("transfer result", moved.len())];
     QUESTION.judged(comparisons).beside(apart, &sides, &QUESTION)

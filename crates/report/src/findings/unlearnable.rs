@@ -59,13 +59,13 @@ pub fn finding(configs: &[ConfigGroup]) -> Finding {
         for strong in group.left {
             if let Some(e) = strong.mean(drop) {
                 let what = "drop of the end-to-end victim";
-                comparisons.push(FindingComparison::paired(strong.remarked_name(), what, Unit::Points, e));
+                comparisons.push(FindingComparison::of(strong.remarked_name(), what, Unit::Points, e));
             }
             for frozen in &group.right {
                 if let Some(e) = strong.combined(drop, frozen, drop, |strong, frozen| strong / 3.0 - frozen) {
                     let rows = format!("{} against {}", strong.remarked_name(), frozen.remarked_name());
                     let what = "a third of the drop of the end-to-end victim − drop on the frozen extractor";
-                    comparisons.push(FindingComparison::paired(rows, what, Unit::Points, e));
+                    comparisons.push(FindingComparison::of(rows, what, Unit::Points, e));
                 }
             }
         }
