@@ -134,6 +134,27 @@ fn several_artifacts_have_an_index_and_every_file_says_what_it_is() {
     assert_eq!(metadata(&one)["stage"], "pretrain");
 }
 
+/// An evaluation's answers are exported image by image: bits, whose share is the accuracy, and margins of their sign.
+#[test]
+fn answers_to_every_test_image_are_exported_with_their_margins() {
+    let project = Project::new();
+    project.ok("run tiny");
+    project.ok("export tiny evaluate -o out");
+    let bytes = fs::read(project.path().join("out/answers.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let row: Value = serde_json::from_str(&project.ok("results tiny --json").out).unwrap();
+    for set in ["clean", "images", "influence_flips"] {
+        let right = tensors.tensor(&format!("{set}.right")).unwrap().data().to_vec();
+        let margins = tensors.tensor(&format!("{set}.margin")).unwrap();
+        let margins = margins.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
+        let margins: Vec<f32> = margins.collect();
+        assert_eq!((right.len(), margins.len()), (48, 48), "{set}");
+        assert!(margins.iter().zip(&right).all(|(margin, right)| (*margin > 0.0) == (*right == 1)), "{set}");
+        let share = f64::from(right.iter().map(|right| u32::from(*right)).sum::<u32>()) / 48.0;
+        assert!((share - row["accuracy"][set].as_f64().unwrap()).abs() < 1e-12, "{set}");
+    }
+}
+
 /// A folder has the files of the last export. Files that exports did not write are not touched.
 #[test]
 fn a_used_folder_keeps_nothing_stale_and_loses_nothing_of_others() {

@@ -293,7 +293,10 @@ fn every_seed_may_have_an_extractor_of_its_own() {
     assert_eq!((rows(&format!("results {set}")), rows("results tiny --set seeds=[3] --set pretrain.seed=1")), (1, 1));
     project.ok(&format!("report {set} -o page.html"));
     let page = std::fs::read_to_string(project.path().join("page.html")).unwrap();
-    assert!(page.contains("over 2 extractors, for these training data, on the same"), "{page}");
+    assert!(
+        page.contains("over 2 extractors (pre-trained on the same images), for these training data, on the same"),
+        "{page}"
+    );
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl TrainingSet {
     /// Name of the training set of clean data and poisons in the form that victims get, without the defence.
     pub const UNDEFENDED: &'static str = "undefended";
 
-    /// The training set of that name. The name decides its role: one that is not a constant of this type is a control's.
+    /// The training set of that name. The name decides its role: if it is none of the constants, the set is a control.
     pub fn new(name: impl Into<String>) -> Self {
         let name = name.into();
         Self { role: Role::of(&name), name }

@@ -25,8 +25,9 @@ use std::collections::{BTreeSet, BinaryHeap};
 /// proportion to the images that the pool has of them ([`Balance`]).
 ///
 /// The test pool is shuffled in the same way for all seeds. Each seed takes the next images of it, and continues with
-/// the first ones after the last. As many seeds as the pool has room for thus have different test images, so that their
-/// results do not share the accident of which images these are. The order of the seeds does not matter.
+/// the first ones after the last. As many successive seeds (such as 0, 1, 2) as the pool has room for thus have
+/// different test images, so that their results do not share the accident of which images these are. The order of the
+/// seeds does not matter.
 ///
 /// Invariant: if `train` is a count, its images depend only on that count, the role, the seed and the pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

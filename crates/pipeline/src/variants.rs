@@ -3,6 +3,7 @@
 use crate::{MOST_BRANCHES, branches::Count, spec::quoted};
 use hemlock_stage::few;
 use serde_json::{Map, Value};
+use std::collections::HashSet;
 
 /// All combinations of a node's tables, with one per element of an array of tables and per element of every list. They
 /// are counted before any is made.
@@ -17,7 +18,7 @@ impl Variants {
     ///
     /// # Errors
     /// - The value is no table or array of tables.
-    /// - A list of choices is empty.
+    /// - A list of choices is empty, or holds a value twice.
     /// - There are more variants than a spec may have branches.
     pub(crate) fn new(value: Value, lists: &[&str]) -> Result<Self, String> {
         let tables = match value {
@@ -40,7 +41,13 @@ impl Variants {
                     Value::Array(list) if list.is_empty() => {
                         return Err(format!("{} is an empty list", few([format!("`{key}`")])));
                     }
-                    Value::Array(list) => list,
+                    Value::Array(list) => {
+                        let mut seen = HashSet::new();
+                        if let Some(twice) = list.iter().find(|value| !seen.insert(*value)) {
+                            return Err(format!("`{key}` holds {} twice", quoted(twice)));
+                        }
+                        list
+                    }
                     one => vec![one],
                 };
                 fields.push((key, choices));
@@ -98,6 +105,7 @@ mod tests {
         assert_eq!(tables(json!([{"a": 1}, {"a": [2, 3]}])).unwrap(), [1, 2, 3].map(|a| json!({"a": a})));
         assert_eq!(tables(json!({})).unwrap(), [json!({})]);
         assert_eq!(tables(json!({"a": []})).unwrap_err(), "`a` is an empty list");
+        assert_eq!(tables(json!({"a": [0, 1, 0]})).unwrap_err(), "`a` holds 0 twice");
         assert_eq!(tables(json!([1])).unwrap_err(), "is 1; expected a table");
     }
 

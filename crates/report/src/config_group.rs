@@ -293,12 +293,7 @@ impl ConfigGroup {
     /// not trained.
     #[must_use]
     pub fn pretrained_on(&self) -> Option<String> {
-        let method = self.parameter(nodes::EXTRACTOR, "method").and_then(Value::as_str)?;
-        if matches!(method, "import" | "process" | "random") {
-            return None;
-        }
-        // Without pre-training images of its own, an extractor is trained on the downstream images.
-        self.source(nodes::PRETRAINING_IMAGES).or_else(|| self.source(nodes::DOWNSTREAM_IMAGES))
+        self.source(pretraining_node(self.row())?)
     }
 
     /// Whether all seeds have the same extractor: neither its seed nor the images that it is trained on depend on the
@@ -306,16 +301,10 @@ impl ConfigGroup {
     #[must_use]
     pub fn shares_extractor(&self) -> bool {
         let own = |node: &str| self.parameter(node, "seed").is_some_and(|seed| seed == "run");
-        // Without pre-training images of its own, an extractor is trained on the downstream images.
-        let images = if self.parameter(nodes::PRETRAINING_IMAGES, "source").is_some() {
-            nodes::PRETRAINING_IMAGES
-        } else {
-            nodes::DOWNSTREAM_IMAGES
-        };
         let seed = |row: &ResultRow| row.params.get(nodes::EXTRACTOR)?.get("seed").cloned();
         let differ = own(nodes::EXTRACTOR) || self.rows.iter().any(|row| seed(row) != seed(self.row()));
         self.parameter(nodes::EXTRACTOR, "method").is_some_and(|method| method == "import")
-            || !(differ || self.pretrained_on().is_some() && own(images))
+            || !(differ || pretraining_node(self.row()).is_some_and(own))
     }
 
     /// The source of the images that the head is trained on, as JSON.
@@ -353,13 +342,19 @@ impl ConfigGroup {
         self.combined(mine, other, theirs, |a, b| a - b)
     }
 
-    /// The difference between the means of a quantity of this configuration and of another configuration that was
-    /// measured on other data, as of two samples.
+    /// The mean difference of a quantity between this configuration and another one whose head was trained on other
+    /// data. Their training data are independent, so that they are two samples. If both have the same extractors,
+    /// several of them, these are what is drawn at random on both sides, and the difference is taken for each.
     #[must_use]
-    pub fn minus_unpaired(&self, quantity: Quantity, other: &Self) -> Option<Estimate> {
+    pub fn minus_other_data(&self, quantity: Quantity, other: &Self) -> Option<Estimate> {
+        let extractors = self.extractors();
+        let same = extractors == other.extractors();
+        if same && extractors.len() > 1 {
+            return self.minus(quantity, other, quantity);
+        }
         let mut estimate = self.mean(quantity)?.minus(&other.mean(quantity)?);
         if let Ok(inference) = &mut estimate.inference {
-            inference.scope.sides = self.extractors() != other.extractors();
+            inference.scope.sides = !same;
         }
         Some(estimate)
     }
@@ -393,6 +388,25 @@ impl ConfigGroup {
             values.iter().enumerate().map(|(i, value)| (i as f64 - middle) / scale * value).sum::<f64>()
         })
     }
+}
+
+/// The node of the images that a row's extractor was pre-trained on; `None` if they are not known, or if the extractor
+/// was not trained.
+fn pretraining_node(row: &ResultRow) -> Option<&'static str> {
+    let method = row.params.get(nodes::EXTRACTOR)?.get("method").and_then(Value::as_str)?;
+    let own = row.params.get(nodes::PRETRAINING_IMAGES).is_some_and(|params| params.get("source").is_some());
+    // Without pre-training images of its own, an extractor is trained on the downstream images.
+    let node = if own { nodes::PRETRAINING_IMAGES } else { nodes::DOWNSTREAM_IMAGES };
+    (!matches!(method, "import" | "process" | "random")).then_some(node)
+}
+
+/// Which images a row's extractor was pre-trained on, as a text that can be compared; `None` as above.
+pub fn pretraining_images(row: &ResultRow) -> Option<String> {
+    let mut images = row.params.get(pretraining_node(row)?)?.clone();
+    if images.get("seed").is_some_and(|seed| seed == "run") {
+        images["seed"] = row.seed.into();
+    }
+    Some(images.to_string())
 }
 
 /// The source of the images that a row's head is trained on, as JSON; `None` if its features were imported.
@@ -470,10 +484,6 @@ pub mod quantity {
     pub fn images(r: &ResultRow) -> Option<f64> {
         r.accuracy.images().copied()
     }
-    /// Accuracy with random flips (a control).
-    pub fn random_flips(r: &ResultRow) -> Option<f64> {
-        r.accuracy.get("random_flips").copied()
-    }
     /// Accuracy with influence flips (a control).
     pub fn influence_flips(r: &ResultRow) -> Option<f64> {
         r.accuracy.get("influence_flips").copied()
@@ -482,7 +492,8 @@ pub mod quantity {
     pub fn removed(r: &ResultRow) -> Option<f64> {
         r.accuracy.get("removed").copied()
     }
-    /// Accuracy after the best epoch of training on poisoned images; `None` if the victim has no epochs.
+    /// Accuracy after the best epoch of training on poisoned images; `None` if the victim has no epochs. Only the
+    /// answers after the last epoch are known, so the error by test images is theirs.
     pub fn best_epoch(r: &ResultRow) -> Option<f64> {
         r.best.as_ref()?.images().copied()
     }
@@ -524,9 +535,9 @@ pub mod quantity {
         let above = clean(r)? - 1.0 / classes as f64;
         (above > 0.0).then_some(drop(r)? / above)
     }
-    /// The drop with influence flips or, if there are none, with random flips (controls).
+    /// The drop with influence flips (a control).
     pub fn drop_of_flips(r: &ResultRow) -> Option<f64> {
-        Some(clean(r)? - influence_flips(r).or_else(|| random_flips(r))?)
+        Some(clean(r)? - influence_flips(r)?)
     }
     /// Accuracy without the defence, on clean data.
     pub fn undefended_clean(r: &ResultRow) -> Option<f64> {

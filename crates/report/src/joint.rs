@@ -3,6 +3,7 @@
 
 use crate::{
     ConfigGroup,
+    config_group::pretraining_images,
     statistics::{Estimate, ImageDeviations, Lack, Observation, TestImages},
 };
 use hemlock_artifact::Drawn;
@@ -84,10 +85,18 @@ pub fn joint(sides: &[ConfigQuantity], f: &dyn Fn(&[f64]) -> f64) -> Option<Esti
     let mut estimate = Estimate::over(observations, &|a, b| overlap(&draws[a], &draws[b]))?;
     if let Ok(inference) = &mut estimate.inference {
         inference.scope.sides = apart;
+        inference.scope.same_pretraining = same_pretraining(&paired);
         let alone = rows.iter().map(|rows| rows.len() - paired.len()).sum::<usize>();
         inference.scope.left_out += alone;
     }
     Some(estimate)
+}
+
+/// Whether all extractors of these rows were pre-trained on the same images. False if one was not pre-trained by a
+/// stage, so that its images are not known.
+fn same_pretraining(pairs: &[Vec<&ResultRow>]) -> bool {
+    let images: Option<BTreeSet<String>> = pairs.iter().flatten().map(|row| pretraining_images(row)).collect();
+    images.is_some_and(|images| images.len() == 1)
 }
 
 /// The index of an item in `seen`, to which it is appended if no item there is the `same`.

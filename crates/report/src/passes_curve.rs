@@ -6,12 +6,13 @@
 
 use crate::{
     ConfigGroup,
+    config_group::{Quantity, quantity},
     findings::axis::{Axis, grouped},
     joint::joint,
     words,
 };
 use hemlock_artifact::Stopped;
-use hemlock_pipeline::ResultRow;
+use hemlock_attack::attacks;
 
 /// The share of a longer run's gain that a shorter run may miss so that the curve still counts as flat.
 pub const FLAT: f64 = 0.05;
@@ -106,15 +107,29 @@ fn of(config: &ConfigGroup, family: &[&ConfigGroup]) -> PassesCurve {
         (None, Some(shorter)) => (*shorter, config),
         (None, None) => return PassesCurve::Unknown,
     };
-    // The signed change of the objective: some objectives rise and others fall. Means are taken over the seeds that
-    // both runs have.
-    let moved = |r: &ResultRow| Some(r.objective - r.initial_objective?);
-    let of = |which: usize| joint(&[(short, &moved), (long, &moved)], &|values| values[which]).filter(|e| e.n > 0);
+    // Means are taken over the seeds that both runs have.
+    let gain = gain(config);
+    let of = |which: usize| joint(&[(short, &gain), (long, &gain)], &|values| values[which]).filter(|e| e.n > 0);
     match (of(0), of(1), short.passes(), long.passes()) {
         (Some(less), Some(more), Some(from), Some(to)) if more.mean != 0.0 => {
             PassesCurve::Gained { from, to, share: (more.mean - less.mean) / more.mean }
         }
         _ => PassesCurve::Unknown,
+    }
+}
+
+/// What runs of different lengths are compared by: the signed change of the attack's objective, as some objectives rise
+/// and others fall. If the objective changes while it is minimised, as with TGDA's learner, its values cannot be
+/// compared; then it is the rise of the victim's loss on clean training data.
+fn gain(config: &ConfigGroup) -> Quantity {
+    let row = config.row();
+    let nodes = row.roles.iter().filter(|(_, role)| role.is_attack()).map(|(node, _)| node);
+    let mut tables = nodes.filter_map(|node| row.params.get(node)?.as_object());
+    let attack = attacks::find(config.aim());
+    if tables.any(|table| attack.is_some_and(|attack| attack.stochasticity(table).is_some())) {
+        quantity::rise
+    } else {
+        |r| Some(r.objective - r.initial_objective?)
     }
 }
 
@@ -163,6 +178,19 @@ mod tests {
         }
         let features = made_up("bilevel").config();
         assert_eq!((features.passes_curve, features.passes_curve.remark()), (PassesCurve::NotAsked, String::new()));
+    }
+
+    /// TGDA's objective is that of a learner that moves meanwhile, so runs are compared by their victims.
+    #[test]
+    fn an_objective_that_changes_is_not_compared() {
+        let tgda = |steps: u32, objective: f64, accuracy: f64| {
+            let params = json!({ "attack": "tgda", "linf": "8/255", "steps": steps });
+            let made = made_up("tgda + pixels").with("poison-images", params).objective(0.4, objective);
+            made.images([accuracy; 3]).rows()
+        };
+        // The objective is that of equal gains. The made-up loss rises by as much as accuracy falls: 1.5 and 2.
+        let configs = ConfigGroup::all(&[tgda(80, 0.5, 0.5), tgda(320, 0.5, 0.4)].concat());
+        assert_eq!(configs[0].passes_curve.words(), "not flat: 25 % of the gain from 80 to 320 passes");
     }
 
     #[test]

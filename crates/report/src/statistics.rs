@@ -88,6 +88,8 @@ pub struct InferenceScope {
     pub left_out: usize,
     /// Whether the two sides of a difference have different extractors.
     pub sides: bool,
+    /// Whether all extractors were pre-trained on the same images, so that they differ by their training alone.
+    pub same_pretraining: bool,
 }
 
 /// How the values of a mean share test images.
@@ -130,8 +132,8 @@ impl Lack {
                  `[dataset.downstream] seed = \"run\"` every seed has training images of its own"
             }
             Self::NoSpread => {
-                "all seeds give the same result, although extractors or training data differ: there are too few test \
-                 images to estimate an error"
+                "all seeds give the same result, although extractors or training data differ, so there is no spread \
+                 to estimate an error from"
             }
             Self::NoPairs => "the two sides have no seed in common",
             Self::Incomplete => "too many combinations of extractor and training data have no result",
@@ -236,6 +238,7 @@ impl Inference {
                 images: if x.images == y.images { x.images } else { ImageSharing::Unknown },
                 left_out: x.left_out + y.left_out,
                 sides: x.sides || y.sides,
+                same_pretraining: x.same_pretraining && y.same_pretraining,
             },
             freedom: (
                 self.freedom.0 + other.freedom.0,
@@ -257,6 +260,7 @@ impl InferenceScope {
             share if share > 0.0 => format!(" ({two} share {share:.0} % of their images)"),
             _ => String::new(),
         };
+        let pretrained = if self.same_pretraining { " (pre-trained on the same images)" } else { "" };
         let draws = format!("{} draws of training data{share}", self.draws);
         let mut words = match (self.extractors, self.draws) {
             (0 | 1, 0 | 1) => {
@@ -266,9 +270,9 @@ impl InferenceScope {
                 )
             }
             (0 | 1, _) => format!("for {this}, over {draws}"),
-            (e, 0 | 1) => format!("over {e} extractors, for these training data{share}"),
-            (e, _) if self.nested => format!("over {e} extractors and {draws}, which are nested"),
-            (e, _) => format!("over {e} extractors and {draws}"),
+            (e, 0 | 1) => format!("over {e} extractors{pretrained}, for these training data{share}"),
+            (e, _) if self.nested => format!("over {e} extractors{pretrained} and {draws}, which are nested"),
+            (e, _) => format!("over {e} extractors{pretrained} and {draws}"),
         };
         match self.images {
             ImageSharing::Unknown => {}
@@ -346,6 +350,10 @@ mod tests {
         let said = "over 5 extractors and 3 draws of training data (two share 40 % of their images), on other test \
                     images with other training data";
         assert_eq!(shared.words(), said);
+        let trained = InferenceScope { same_pretraining: true, overlap: 0.0, ..shared };
+        let said = "over 5 extractors (pre-trained on the same images) and 3 draws of training data, on other test \
+                    images with other training data";
+        assert_eq!(trained.words(), said);
         let alike = InferenceScope { draws: 1, attacks: 3, overlap: 0.99, ..scope };
         let said = "for this extractor and these training data (two draws share 99 % of their images), over 3 runs of \
                     the attack, on the same 4000 test images in every seed";

@@ -64,7 +64,7 @@ fn unusual(configs: &[ConfigGroup], question: &Question, of: fn(&ConfigGroup) ->
         let e = if same_images {
             moved.minus(quantity::outliers, tuned, quantity::outliers)
         } else {
-            moved.minus_unpaired(quantity::outliers, tuned)
+            moved.minus_other_data(quantity::outliers, tuned)
         };
         comparisons.extend(e.map(|e| FindingComparison::of(rows, what, Unit::Points, e)));
     }

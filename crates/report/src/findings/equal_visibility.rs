@@ -104,8 +104,8 @@ fn pair(p: &ConfigGroup, f: &ConfigGroup, what: &'static str) -> Option<FindingC
 }
 
 /// Compares the strongest attack on pixels with the strongest feature-targeted attack, by mean accuracy. Test images
-/// choose these two, so the p-values come from all pairs ([`some_beats_all`]). `None` if there is one attack of each kind
-/// and [`compared`] has compared them already.
+/// choose these two, so the p-values come from all pairs ([`some_beats_all`]). `None` if there is one attack of each
+/// kind and [`compared`] has compared them already.
 fn strongest(group: &ComparableGroup) -> Option<FindingComparison> {
     let (pixels, features) = (&group.left, &group.right);
     if pixels.len() == 1 && features.len() == 1 && !ask(pixels, features, SAME_OBJECTIVE).groups.is_empty() {
@@ -120,13 +120,15 @@ fn strongest(group: &ComparableGroup) -> Option<FindingComparison> {
         let pixels_win = |p: &ConfigGroup, f: &ConfigGroup| p_above(p, f).map_or(1.0, |p| 1.0 - p);
         comparison.p = Some(some_beats_all(features, pixels, features_win));
         comparison.p_against = Some(some_beats_all(pixels, features, pixels_win));
+        // The interval of a pair that was chosen for its result would be too narrow.
+        comparison.half_width = None;
     }
     Some(comparison)
 }
 
-/// The p-value of the null hypothesis that none of `some` beats all of `others`; `p(a, b)` is that of "`a` does not beat
-/// `b`". One that beats all has to beat each of them (an intersection-union test, so the largest p-value counts), and
-/// any may be the one (Bonferroni).
+/// The p-value of the null hypothesis that none of `some` beats all of `others`; `p(a, b)` is that of "`a` does not
+/// beat `b`". One that beats all has to beat each of them (an intersection-union test, so the largest p-value counts),
+/// and any may be the one (Bonferroni).
 fn some_beats_all(
     some: &[&ConfigGroup],
     others: &[&ConfigGroup],

@@ -10,8 +10,8 @@ const QUESTION: Question = Question {
     id: "F1",
     claim: "Attacks on pixels are strong without constraints, and weak once poisons must look clean.",
     test: "For each attack on pixels with and without a limit: the drop without a limit is larger than that of \
-           influence flips, and the drop at the tightest limit of at most 8/255 is less than a third of it. One-sided \
-           tests, seed by seed and image by image.",
+           influence flips that are chosen with the same labelled splits, and the drop at the tightest limit of at most \
+           8/255 is less than a third of it. One-sided tests, seed by seed and image by image.",
     needs: "an attack on pixels, both without a limit and with L∞ ≤ 8/255",
 };
 
@@ -40,8 +40,10 @@ pub fn finding(configs: &[ConfigGroup]) -> Finding {
         let tight = group.right.into_iter().min_by(|a, b| levels(a).total_cmp(&levels(b)));
         let (Some(loose), Some(tight)) = (loose, tight) else { continue };
         let drop = quantity::drop_on_images;
-        if let Some(e) = loose.minus(drop, loose, quantity::drop_of_flips) {
-            let what = "drop without a limit − drop of flipped labels";
+        // Flips that were chosen without the labels that the attack sees are a weaker control.
+        let control = loose.rows.iter().all(|row| row.sees == row.controls_see);
+        if let Some(e) = loose.minus(drop, loose, quantity::drop_of_flips).filter(|_| control) {
+            let what = "drop without a limit − drop of influence flips";
             comparisons.push(FindingComparison::of(loose.remarked_name(), what, Unit::Points, e));
         }
         if let Some(e) = loose.combined(drop, tight, drop, |loose, tight| loose / 3.0 - tight) {
@@ -63,6 +65,8 @@ pub fn finding(configs: &[ConfigGroup]) -> Finding {
 mod tests {
     use super::super::{Verdict, testing::made_up};
     use super::*;
+    use hemlock_artifact::Measured;
+    use hemlock_threat::Sees;
 
     fn configs(loose: [f64; 3], tight: [f64; 3]) -> Vec<ConfigGroup> {
         let pixels = |linf: Option<u8>, images: [f64; 3]| {
@@ -86,5 +90,23 @@ mod tests {
         // An attack that is no stronger than flipped labels.
         assert_eq!(verdict([0.800, 0.805, 0.800], [0.83, 0.85, 0.84]), Verdict::Contradicted);
         assert_eq!(finding(&configs([0.5; 3], [0.7; 3])[..1]).verdict, Verdict::Undecided);
+    }
+
+    /// Flips that saw less than the attack, and random ones, are no control of it.
+    #[test]
+    fn the_control_is_at_full_strength() {
+        let compared = |change: &dyn Fn(&mut ConfigGroup)| {
+            let mut all = configs([0.50, 0.51, 0.49], [0.77, 0.78, 0.77]);
+            all.iter_mut().for_each(change);
+            finding(&all).comparisons.len()
+        };
+        let sees = |c: &mut ConfigGroup| c.rows.iter_mut().for_each(|r| r.sees = Sees::TrainAndValidation);
+        let random_alone = |c: &mut ConfigGroup| {
+            for row in &mut c.rows {
+                row.accuracy =
+                    Measured::new(0.8).with("random_flips", 0.795).with("images", *row.accuracy.images().unwrap());
+            }
+        };
+        assert_eq!([compared(&|_| {}), compared(&sees), compared(&random_alone)], [2, 1, 1]);
     }
 }

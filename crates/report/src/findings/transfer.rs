@@ -75,7 +75,7 @@ pub fn finding(configs: &[ConfigGroup]) -> Finding {
             let what = "drop in transfer − in fine-tuning, same downstream images";
             e.map(|e| FindingComparison::of(rows, what, Unit::Points, e))
         } else {
-            let e = moved.minus_unpaired(quantity::share_above_chance, tuned);
+            let e = moved.minus_other_data(quantity::share_above_chance, tuned);
             let what = "drop as a share of the accuracy above chance, in transfer − in fine-tuning";
             e.map(|e| FindingComparison::of(rows, what, Unit::Percent, e))
         };

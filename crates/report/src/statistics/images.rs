@@ -56,10 +56,10 @@ impl ImageDeviations {
         self.0.is_empty()
     }
 
-    /// The number of test images in the first set.
+    /// The number of test images.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.first().map_or(0, |(_, each)| each.len())
+        self.0.iter().map(|(_, each)| each.len()).sum()
     }
 
     /// Whether both have the same sets of test images.
