@@ -246,6 +246,29 @@ mod tests {
         assert_eq!(scattered.mean(quantity::drop).unwrap().inference.err(), Some(Lack::Incomplete));
     }
 
+    /// On other data, draws have nothing in common, but extractors are the same.
+    #[test]
+    fn extractors_that_both_sides_have_are_compared_with_themselves() {
+        let side = |less: f64, shift: u64| {
+            let wiggle = |e: u64, d: u64| 0.01 * ((e * 7 + d * 3) % 4) as f64;
+            let cells = (0..3).flat_map(|e| (0..2).map(move |d| (e, d)));
+            let rows: Vec<_> = cells.map(|(e, d)| (e, d, 0.4 + 0.1 * e as f64 + wiggle(e, d + shift) - less)).collect();
+            config(&rows, true)
+        };
+        let variance = |e: Estimate| e.inference.unwrap().variance;
+        let (a, b) = (side(0.0, 0), side(0.05, 1));
+        let paired = a.minus_other_data(quantity::images, &b).unwrap();
+        assert!((paired.mean - 0.05).abs() < 0.02, "{}", paired.mean);
+        let apart = a.mean(quantity::images).unwrap().minus(&b.mean(quantity::images).unwrap());
+        assert!(variance(paired) < 0.2 * variance(apart));
+        // One extractor is no sample of extractors, and draws of two data sets are two samples.
+        let [a, b] = [0.6, 0.5].map(|x| config(&[(0, 0, x), (0, 1, x + 0.04), (0, 2, x + 0.02)], true));
+        let alone = a.minus_other_data(quantity::images, &b).unwrap();
+        let apart = a.mean(quantity::images).unwrap().minus(&b.mean(quantity::images).unwrap());
+        assert_eq!(variance(alone), variance(apart));
+        assert!(!alone.inference.unwrap().scope.sides, "both have the same extractor");
+    }
+
     /// One draw gives no error, and neither do draws that all give the same.
     #[test]
     fn what_is_missing_is_said() {

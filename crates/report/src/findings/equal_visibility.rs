@@ -232,7 +232,7 @@ mod tests {
     }
 
     fn of_tgda(images: [f64; 3]) -> ConfigGroup {
-        let tgda = json!({ "attack": "tgda", "linf": "8/255", "steps": 80, "inner": { "steps": 0 } });
+        let tgda = json!({ "attack": "tgda", "linf": "8/255", "steps": 80, "inner": { "steps": 20 } });
         made_up("tgda + pixels").with("poison-images", tgda).images(images).config()
     }
 

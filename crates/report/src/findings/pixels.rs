@@ -2,7 +2,7 @@
 
 use super::{
     Finding, FindingComparison, Question, Unit,
-    axis::{Axis, ask},
+    axis::{Axis, IncomparablePair, TraitDifference, ask},
 };
 use crate::{ConfigGroup, config_group::quantity};
 
@@ -31,9 +31,9 @@ pub fn finding(configs: &[ConfigGroup]) -> Finding {
         |of: &dyn Fn(&ConfigGroup) -> bool| configs.iter().filter(|c| c.on_pixels() && of(c)).collect::<Vec<_>>();
     let unlimited = on_pixels(&ConfigGroup::unlimited);
     let limited = on_pixels(&|c| c.linf().is_some_and(|l| l <= CLEAN) && c.beta() == 0.0);
-    let asked = ask(&unlimited, &limited, AXIS);
+    let mut asked = ask(&unlimited, &limited, AXIS);
     let mut comparisons = Vec::new();
-    for group in asked.groups {
+    for group in std::mem::take(&mut asked.groups) {
         // Unclipped pixels have the weakest limit.
         let loose = group.left.into_iter().max_by_key(|c| c.unclipped());
         let levels = |c: &ConfigGroup| c.linf().unwrap_or(f64::INFINITY);
@@ -41,8 +41,13 @@ pub fn finding(configs: &[ConfigGroup]) -> Finding {
         let (Some(loose), Some(tight)) = (loose, tight) else { continue };
         let drop = quantity::drop_on_images;
         // Flips that were chosen without the labels that the attack sees are a weaker control.
-        let control = loose.rows.iter().all(|row| row.sees == row.controls_see);
-        if let Some(e) = loose.minus(drop, loose, quantity::drop_of_flips).filter(|_| control) {
+        let [attack, control] = [loose.row().sees, loose.row().controls_see];
+        if attack != control {
+            let differ =
+                TraitDifference { of: "sees".into(), left: Some(attack.to_string()), right: Some(control.to_string()) };
+            let (left, right) = (loose.name.clone(), "influence flips".to_owned());
+            asked.apart.push(IncomparablePair { left, right, differ: vec![differ] });
+        } else if let Some(e) = loose.minus(drop, loose, quantity::drop_of_flips) {
             let what = "drop without a limit − drop of influence flips";
             comparisons.push(FindingComparison::of(loose.remarked_name(), what, Unit::Points, e));
         }
@@ -98,7 +103,8 @@ mod tests {
         let compared = |change: &dyn Fn(&mut ConfigGroup)| {
             let mut all = configs([0.50, 0.51, 0.49], [0.77, 0.78, 0.77]);
             all.iter_mut().for_each(change);
-            finding(&all).comparisons.len()
+            let found = finding(&all);
+            (found.comparisons.len(), found.apart.first().map(IncomparablePair::why).unwrap_or_default())
         };
         let sees = |c: &mut ConfigGroup| c.rows.iter_mut().for_each(|r| r.sees = Sees::TrainAndValidation);
         let random_alone = |c: &mut ConfigGroup| {
@@ -107,6 +113,8 @@ mod tests {
                     Measured::new(0.8).with("random_flips", 0.795).with("images", *row.accuracy.images().unwrap());
             }
         };
-        assert_eq!([compared(&|_| {}), compared(&sees), compared(&random_alone)], [2, 1, 1]);
+        assert_eq!(compared(&|_| {}), (2, String::new()));
+        assert_eq!(compared(&sees), (1, "sees: train and validation against train".to_owned()));
+        assert_eq!(compared(&random_alone), (1, String::new()));
     }
 }

@@ -90,15 +90,14 @@ fn gap(row: &ResultRow) -> Option<f64> {
 
 fn caption(configs: &[ConfigGroup]) -> String {
     let mut caption =
-        "The table shows test accuracies in %, as means ± standard deviations over seeds. The attacker sees the \
-                       labels of the splits under `sees`. The drop is \
-                       the clean accuracy minus the accuracy with poisoned images (with poisoned features, if there \
-                       are no images), in points, with its 95 % confidence interval over everything that seeds draw \
-                       anew and over test images. PSNR (in dB), SSIM and L∞ (in grey levels of 255) compare poisons \
-                       with their base images. Outliers are given in % of the poisons, and of the poisoned features \
-                       that images were made from. The curve of an attack on pixels is flat if runs of other lengths \
-                       show that more passes would bring at most a twentieth of the gain of the objective; that of \
-                       noise is flat if its crafting ended by itself."
+        "The table shows test accuracies in %, as means ± standard deviations over seeds. The attacker sees \
+                       the labels of the splits under `sees`. The drop is the clean accuracy minus the accuracy with \
+                       poisoned images (with poisoned features, if there are no images), in points, with its 95 % \
+                       confidence interval over everything that seeds draw anew and over test images. PSNR (in dB), \
+                       SSIM and L∞ (in grey levels of 255) compare poisons with their base images. Outliers are given \
+                       in % of the poisons, and of the poisoned features that images were made from. The curve of an \
+                       attack on pixels is flat if runs of other lengths show that more passes would bring at most a \
+                       twentieth of the gain of the objective; that of noise is flat if its crafting ended by itself."
             .to_owned();
     if configs.iter().any(|c| c.mean(gap).is_some()) {
         caption += " The gap is how far the search that began with adversarial labels ended behind the best search, in \
