@@ -139,6 +139,8 @@ pub struct Poisons {
     /// Share of the poisoned features that are outliers by the rule for images; `None` if the images were not made from
     /// poisoned features.
     pub outliers_of_features: Option<f64>,
+    /// For an attack on pixels, as [`PoisonFeatures::gap`]; otherwise `None`.
+    pub gap: Option<f64>,
     /// How the making of noise ended; `None` for other attacks.
     pub learner: Option<LearnerState>,
     /// The least value so far of the objective of feature matching, mean over the poisons, at some of the passes; empty
@@ -304,6 +306,7 @@ impl Artifact for Poisons {
         w.value("info", &info)?;
         arrays::write(w, "images", &self.images)?;
         self.pixels.iter().try_for_each(|pixels| arrays::write(w, "pixels", pixels))?;
+        self.gap.iter().try_for_each(|gap| w.value("gap", gap))?;
         arrays::write_vec(w, "labels", &self.labels)?;
         arrays::write_vec(w, "base_index", &self.base_index)?;
         for (i, name) in PoisonFit::NUMBERS.into_iter().enumerate() {
@@ -351,6 +354,7 @@ impl Artifact for Poisons {
             fits: fits.into_iter().map(|(numbers, passes)| PoisonFit::from_numbers(numbers, passes)).collect(),
             clean_nearest,
             outliers_of_features,
+            gap: r.files().contains_key("gap").then(|| r.value("gap")).transpose()?,
             learner,
             curve,
             refined,
@@ -397,6 +401,7 @@ mod tests {
             fits: vec![fit(0.0, 0.0), fit(9.0, 0.0)],
             clean_nearest: 2.0,
             outliers_of_features: None,
+            gap: None,
             learner: None,
             curve: vec![],
             refined: vec![],

@@ -325,7 +325,7 @@ impl JsonSchema for FilterRef {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         let described = |filter: &Filter| {
             let Filter { name, score, rule, source, .. } = filter;
-            json!({ "const": name, "description": format!("Scores by {score}. By default removes {rule}. {source}.") })
+            json!({ "const": name, "description": format!("Score: {score}. Removed by default: {rule}. {source}.") })
         };
         json_schema!({ "oneOf": FILTERS.map(described) })
     }

@@ -273,7 +273,7 @@ impl<'a> PoisonRecord<'a> {
                 },
                 learner: p.learner,
                 bound: features.as_ref().and_then(|features| features.bound),
-                gap: features.as_ref().and_then(|features| features.gap),
+                gap: features.as_ref().map_or(p.gap, |features| features.gap),
                 labels: &p.labels,
             }),
             (None, Some(p)) => Ok(Self {

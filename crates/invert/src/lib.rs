@@ -276,6 +276,7 @@ pub fn invert(
         poison_fraction: poison_features.poison_fraction,
         clean_nearest: inversion.clean.nearest.median,
         outliers_of_features: Some(outliers),
+        gap: None,
         labels: poison_features.labels.clone(),
         base_index: poison_features.base_index.clone(),
         learner: None,

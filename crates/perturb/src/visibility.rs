@@ -131,6 +131,7 @@ mod tests {
             fits: vec![PoisonFit { distance: 1.0, norm_z: 4.0, ..PoisonFit::default() }; m],
             clean_nearest: 2.0,
             outliers_of_features: Some(0.25),
+            gap: None,
             learner: None,
             curve: vec![],
             refined: vec![],

@@ -31,7 +31,7 @@ pub struct Params {
     /// Number of poisons, divided by the number of clean training samples.
     #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
     pub poison_fraction: f64,
-    /// Labels of the poisons. Adversarial labels are chosen once, at the start.
+    /// Labels of the poisons. Adversarial labels are chosen at the start of a descent, and not during it.
     #[serde(default)]
     pub labels: Labels,
     /// The base images: `clean` draws them at random, and `influence` takes those that help the attack most, to first
@@ -178,7 +178,7 @@ impl hemlock_stage::Stage for Stage {
         adapts_to: Some(("adaptive", "defence")),
         ..About::new(StageRole::ImageAttack, "find poisoned images in pixels")
     };
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     const LISTS: &'static [&'static str] = &["sees", "weight_decays"];
@@ -242,12 +242,10 @@ pub fn poison(
         ctx,
     };
     let mut attacked = attack.best(&mut *objective)?;
-    let mut passes = params.steps;
     if let Some(evasion) = Evasion::new(&spec, samples, target.weight_decay)? {
         attacked = attack.adapt(&mut *objective, &evasion, attacked)?;
-        passes += adaptive::TURNS * adaptive::steps_of_turn(params.steps);
     }
-    let Attacked { start, pixels, curve } = attacked;
+    let Attacked { start, pixels, curve, passes, gap } = attacked;
     objective.warn();
     let clean = CleanFeatureStats::new(features.train.features.view());
     let measure = Measure {
@@ -275,6 +273,7 @@ pub fn poison(
         base_index: start.base,
         clean_nearest: clean.nearest.median,
         outliers_of_features: None,
+        gap,
         learner: None,
         curve: Vec::new(),
         refined: curve,
@@ -298,34 +297,74 @@ struct Attacked {
     pixels: Array4<f32>,
     /// The displayed objective at some steps.
     curve: Vec<CurvePoint>,
+    /// Number of passes of each image through the extractor.
+    passes: u32,
+    /// With adversarial labels, see [`Poisons::gap`].
+    gap: Option<f64>,
+}
+
+impl Attacked {
+    /// The displayed objective at the end.
+    fn objective(&self) -> f64 {
+        last(&self.curve)
+    }
 }
 
 impl PixelAttack<'_> {
-    /// Attacks with the labels that the parameters name. Adversarial labels should reach what clean labels reach, so
-    /// both are tried, and the better is taken.
+    /// Attacks with the labels that the parameters name. Adversarial labels include clean labels as a special case, so
+    /// there are three descents, and the best result is taken: one with clean labels, one with adversarial labels from
+    /// its own start, and one with adversarial labels from the end of the first. If the objective is stochastic, values
+    /// of different descents cannot be compared, and there is one.
     fn best(&self, objective: &mut dyn Objective) -> Result<Attacked, StageError> {
-        let params = self.params;
-        let chosen = self.attack(objective, params.labels)?;
-        // If the objective changes while it is minimised (as with TGDA's learner), values of different runs cannot be
-        // compared.
-        if params.labels != Labels::Adversarial || params.own.stochasticity(params.attack).is_some() {
-            return Ok(chosen);
+        let labels = self.params.labels;
+        if labels != Labels::Adversarial || objective.is_stochastic() {
+            return self.attack(objective, labels);
         }
-        let clean = self.attack(objective, Labels::Clean)?;
-        let (clean_end, chosen_end) = (last(&clean.curve), last(&chosen.curve));
-        let better = if objective.is_maximized() { clean_end > chosen_end } else { clean_end < chosen_end };
-        Ok(if better { clean } else { chosen })
+        let kept = self.attack(objective, Labels::Clean)?;
+        let alone = self.attack(objective, labels)?;
+        let onwards = self.onwards(objective, &kept)?;
+        let sign = if objective.is_maximized() { -1.0 } else { 1.0 };
+        let worse = |a: &Attacked, b: &Attacked| (sign * a.objective()).total_cmp(&(sign * b.objective()));
+        let reached = alone.objective();
+        // Of equal results, the first is taken.
+        let best = [alone, onwards, kept].into_iter().min_by(worse);
+        let best = best.ok_or_else(|| StageError::internal("no descent was made"))?;
+        Ok(Attacked { gap: Some((best.objective() - reached).abs()), ..best })
     }
 
+    /// Attacks from the start that the parameters name.
     fn attack(&self, objective: &mut dyn Objective, labels: Labels) -> Result<Attacked, StageError> {
         let Self { params, clean, count, constraint, ctx, .. } = *self;
         let plan = Initialization { clean, count, kind: params.start(), labels, sweeps: 0, seed: ctx.seed };
         let start = plan.make(objective, constraint, &mut |_, _| ctx.check())?;
         let pixels = base_images(self.train, &start.base)?.mapv(|p| f32::from(p) / 255.0);
-        let descended = self.with_refinement(&start, |refinement, limits| {
-            refinement.run(self.frozen, limits, objective, pixels, ctx)
+        self.descend(objective, start, pixels)
+    }
+
+    /// Attacks from the end of another attack, with labels that are adversarial there.
+    fn onwards(&self, objective: &mut dyn Objective, before: &Attacked) -> Result<Attacked, StageError> {
+        let InitialPoisons { base, labels, .. } = &before.start;
+        let features = self.frozen.features(before.pixels.view(), self.ctx)?.mapv(f64::from);
+        let labels = objective.evaluate(features.view(), labels)?.best_labels(features.view())?;
+        let start = InitialPoisons { base: base.clone(), features, labels };
+        let after = self.descend(objective, start, before.pixels.clone())?;
+        // Only the labels of its first point are new.
+        let later = after.curve.iter().skip(1);
+        let later = later.map(|point| CurvePoint { step: before.passes + point.step, ..*point });
+        let curve = before.curve.iter().cloned().chain(later).collect();
+        Ok(Attacked { curve, passes: before.passes + after.passes, ..after })
+    }
+
+    fn descend(
+        &self,
+        objective: &mut dyn Objective,
+        start: InitialPoisons,
+        pixels: Array4<f32>,
+    ) -> Result<Attacked, StageError> {
+        let (pixels, curve) = self.with_refinement(&start, |refinement, limits| {
+            refinement.run(self.frozen, limits, objective, pixels, self.ctx)
         })?;
-        Ok(Attacked { start, pixels: descended.0, curve: descended.1 })
+        Ok(Attacked { start, pixels, curve, passes: self.params.steps, gap: None })
     }
 
     /// Adapts images to a filter.
@@ -333,12 +372,13 @@ impl PixelAttack<'_> {
         &self,
         objective: &mut dyn Objective,
         evasion: &Evasion,
-        Attacked { start, pixels, curve }: Attacked,
+        Attacked { start, pixels, curve, passes, gap }: Attacked,
     ) -> Result<Attacked, StageError> {
-        let adapted = self.with_refinement(&start, |refinement, limits| {
+        let (pixels, curve) = self.with_refinement(&start, |refinement, limits| {
             refinement.adapt(self.frozen, limits, objective, (evasion, self.constraint), (pixels, curve), self.ctx)
         })?;
-        Ok(Attacked { start, pixels: adapted.0, curve: adapted.1 })
+        let passes = passes + adaptive::TURNS * adaptive::steps_of_turn(self.params.steps);
+        Ok(Attacked { start, pixels, curve, passes, gap })
     }
 
     /// Calls `go` with the limits of the images and the parameters of their descent.

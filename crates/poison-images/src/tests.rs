@@ -156,17 +156,32 @@ fn labels_are_kept_or_others() {
     }
 }
 
-/// Adversarial labels do at least as well as clean labels.
+/// Adversarial labels do at least as well as clean labels, and say what their own start has missed.
 #[test]
 fn adversarial_labels_end_no_worse_than_clean_ones() {
+    let (mut missed, mut went_on) = (false, false);
     for (attack, steps) in [("gradient-canceling", 1), ("gradient-canceling", 10), ("bilevel", 1), ("bilevel", 10)] {
         let end = |labels: &str| {
             let poisons = run(json!({ "attack": attack, "labels": labels, "steps": steps }));
-            if attack == "bilevel" { -poisons.objective } else { poisons.objective }
+            let value = if attack == "bilevel" { -poisons.objective } else { poisons.objective };
+            (value, poisons)
         };
-        let (clean, adversarial) = (end("clean"), end("adversarial"));
-        assert!(adversarial <= clean + 1e-4, "{attack}, {steps} steps: {adversarial} after {clean}");
+        let ((clean, kept), (adversarial, free)) = (end("clean"), end("adversarial"));
+        assert!(adversarial <= clean, "{attack}, {steps} steps: {adversarial} after {clean}");
+        assert_eq!(kept.gap, None);
+        missed |= free.gap.unwrap() > 0.0;
+        let passes = free.fits[0].passes;
+        assert!(passes == steps || passes == 2 * steps, "{passes}");
+        if passes == 2 * steps {
+            went_on = true;
+            let last = free.refined.last().unwrap();
+            assert_eq!((last.step, free.base_index), (2 * steps, kept.base_index));
+            assert!(last.objective == free.objective && free.labels != kept.labels);
+        }
     }
+    assert!(missed && went_on, "clean labels are no start that helps: {missed} {went_on}");
+    let stochastic = run(json!({ "attack": "tgda", "labels": "adversarial", "steps": 1 }));
+    assert_eq!(stochastic.gap, None, "values cannot be compared");
 }
 
 /// The objective falls if it is to vanish, and rises if it is to be maximised.

@@ -322,6 +322,7 @@ impl hemlock_stage::Stage for Stage {
             base_index,
             clean_nearest: clean.nearest.median,
             outliers_of_features: None,
+            gap: None,
             learner: Some(learner),
             curve: Vec::new(),
             refined: curve,
