@@ -28,9 +28,9 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Value;
 
 /// Number of turns that the attack takes after the one without a filter.
-pub const TURNS: u32 = 8;
+pub const TURNS: u32 = 6;
 
-/// The steps of a turn, of an attack that takes `steps` without a filter. All turns take about as many together.
+/// The steps of a turn, if all turns together are to take `steps`, rounded up.
 #[must_use]
 pub fn steps_of_turn(steps: u32) -> u32 {
     steps.div_ceil(TURNS)
@@ -38,7 +38,7 @@ pub fn steps_of_turn(steps: u32) -> u32 {
 
 /// Shares of its way that a poison keeps when it goes back for the first time in a turn, for the second time and so on.
 /// At last it gives up all of it.
-const BACK: [f64; 6] = [0.9, 0.75, 0.5, 0.5, 0.25, 0.0];
+const BACK: [f64; 2] = [0.6, 0.0];
 /// Share of the largest score that a filter keeps below which poisons stay, because the filter changes as they move.
 const MARGIN: f64 = 0.99;
 /// Newton steps of one projection onto a level set of a score, and turns between such projections and the constraint.
@@ -301,10 +301,16 @@ impl Project for Passing<'_> {
     /// Projects onto both sets in turns, and onto the constraint last.
     fn project(&self, features: &mut Array2<f64>, labels: &[u32]) {
         if let Some((score, most)) = &self.score {
+            let mut moved = vec![true; labels.len()];
             for _ in 0..PROJECTIONS {
                 self.constraint.project(features, labels);
-                let rows: Vec<_> = features.rows_mut().into_iter().zip(labels).collect();
-                rows.into_par_iter().for_each(|(row, label)| lower(row, *label as usize, &**score, most));
+                let rows: Vec<_> = features.rows_mut().into_iter().zip(labels).zip(&mut moved).collect();
+                rows.into_par_iter().for_each(|((row, label), moved)| {
+                    *moved = *moved && lower(row, *label as usize, &**score, most);
+                });
+                if !moved.contains(&true) {
+                    return;
+                }
             }
         }
         self.constraint.project(features, labels);
@@ -312,15 +318,17 @@ impl Project for Passing<'_> {
 }
 
 /// Moves a sample along the gradient of its score until that is small enough: to first order to the nearest such point.
-fn lower(mut z: ArrayViewMut1<f64>, label: usize, score: &dyn FixedScore, most: &[f64]) {
-    for _ in 0..NEWTON_STEPS {
+/// Returns whether it has moved.
+fn lower(mut z: ArrayViewMut1<f64>, label: usize, score: &dyn FixedScore, most: &[f64]) -> bool {
+    for step in 0..NEWTON_STEPS {
         let (value, gradient) = score.at(z.view(), label);
         let (above, square) = (value - most[label], gradient.dot(&gradient));
         if !(above > 0.0 && square > 0.0 && above.is_finite()) {
-            return;
+            return step > 0;
         }
         z.scaled_add(-above / square, &gradient);
     }
+    true
 }
 
 /// Moves some of the features `[m, d]` of poisons towards the clean samples of their labels that the filter suspects

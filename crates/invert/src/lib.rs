@@ -164,7 +164,7 @@ impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "invert";
     const ABOUT: About =
         About { named_by: &["method"], ..About::new(StageRole::Inversion, "find images with the poisoned features") };
-    const VERSION: u32 = 11;
+    const VERSION: u32 = 12;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
     type Params = Params;

@@ -259,7 +259,7 @@ impl hemlock_stage::Stage for Stage {
         adapts_to: Some(("adaptive", "defence")),
         ..About::new(StageRole::FeatureAttack, "find features that corrupt the retrained head")
     };
-    const VERSION: u32 = 14;
+    const VERSION: u32 = 15;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = false;
     const LISTS: &'static [&'static str] = &["sees", "weight_decays"];

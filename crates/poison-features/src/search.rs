@@ -29,6 +29,19 @@ pub(crate) struct FoundPoisons {
     pub(crate) gap: Option<f64>,
 }
 
+/// The solver that moves poisons, its largest number of steps, and the length of the first one.
+#[derive(Clone, Copy)]
+struct Pace {
+    solver: Solver,
+    steps: u32,
+    step: f64,
+}
+
+/// The length of the first step in a turn with a filter, as a share of what it is without one. All turns together take
+/// half as many steps. Short ways leave poisons closer to what the filter kept, and each retrained head closer to the
+/// last one.
+const STEP_OF_TURN: f64 = 0.5;
+
 /// The inputs of the search for poisons.
 pub(crate) struct Search<'a> {
     pub(crate) params: &'a Params,
@@ -85,24 +98,31 @@ impl Search<'_> {
             return Ok(FoundPoisons { start, curve: greedy, value, objective, stopped: Stop::Steps, gap: None });
         };
         let before = from.map_or(&[][..], |found| &found.curve);
-        self.descend(objective, labels, start, before, (solver, params.steps()), self.constraint)
+        let pace = Pace { solver, steps: params.steps(), step: self.step(solver) };
+        self.descend(objective, labels, start, before, pace, self.constraint)
     }
 
-    /// Moves poisons with a solver, in at most the given number of steps. `before` is the curve that led to them.
+    /// The length of the first step, in the solver's unit.
+    fn step(&self, solver: Solver) -> f64 {
+        let unit = if solver == Solver::NormDescent { 1.0 } else { root_mean_square(self.clean) };
+        self.params.step() * unit
+    }
+
+    /// Moves poisons at a pace. `before` is the curve that led to them.
     fn descend(
         &self,
         objective: &mut dyn Objective,
         labels: Labels,
         start: InitialPoisons,
         before: &[CurvePoint],
-        (solver, steps): (Solver, u32),
+        Pace { solver, steps, step }: Pace,
         set: &dyn Project,
     ) -> Result<FoundPoisons, StageError> {
         let Self { params, clean, ctx, .. } = *self;
         let descent = Descent {
             solver,
             steps,
-            step: if solver == Solver::NormDescent { params.step() } else { params.step() * root_mean_square(clean) },
+            step,
             label_update_interval: if labels == Labels::Adversarial { params.label_update_interval() } else { None },
             target: objective.stop_value(params.tolerance),
             patience: params.patience,
@@ -145,8 +165,9 @@ impl Search<'_> {
         found: FoundPoisons,
     ) -> Result<FoundPoisons, StageError> {
         let Some(solver) = solver(self.params.solver) else { return Ok(found) };
-        let (gap, steps) = (found.gap, adaptive::steps_of_turn(self.params.steps()));
-        let mut poisons = AdaptiveSearch { search: self, solver: (solver, steps), best: found.clone(), now: found };
+        let (gap, steps) = (found.gap, adaptive::steps_of_turn(self.params.steps().div_ceil(2)));
+        let pace = Pace { solver, steps, step: STEP_OF_TURN * self.step(solver) };
+        let mut poisons = AdaptiveSearch { search: self, pace, best: found.clone(), now: found };
         evasion.adapt(objective, self.constraint, &mut poisons)?;
         let objective = objective.display_value(poisons.best.value);
         Ok(FoundPoisons { gap, objective, ..poisons.best })
@@ -177,8 +198,8 @@ impl Search<'_> {
 /// A search that takes turns with a filter.
 struct AdaptiveSearch<'a, 's> {
     search: &'a Search<'s>,
-    /// The solver, and its steps in a turn.
-    solver: (Solver, u32),
+    /// The pace in a turn.
+    pace: Pace,
     now: FoundPoisons,
     best: FoundPoisons,
 }
@@ -200,7 +221,7 @@ impl AdaptivePoisons for AdaptiveSearch<'_, '_> {
 
     fn descend(&mut self, objective: &mut dyn Objective, set: &dyn Project) -> Result<(), StageError> {
         let FoundPoisons { start, curve, .. } = self.now.clone();
-        self.now = self.search.descend(objective, self.search.params.labels, start, &curve, self.solver, set)?;
+        self.now = self.search.descend(objective, self.search.params.labels, start, &curve, self.pace, set)?;
         Ok(())
     }
 

@@ -1,7 +1,8 @@
 //! What samples do to the loss on samples that are held out.
 
-use hemlock_head::{Head, Preconditioner, SolveOptions, loss_and_gradient, mean_loss, solve_hessian};
+use hemlock_head::{Head, Preconditioner, Samples, SolveOptions, loss_and_gradient, mean_loss, solve_hessian};
 use ndarray::Array2;
+use rayon::prelude::*;
 use std::sync::Arc;
 
 use super::{Filter, FilterOptions, Filtered, RemovalRule, count_of, descending, remove_of_all};
@@ -39,31 +40,44 @@ fn run(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Filtered, Defe
             expected,
         });
     }
+    let judge = |half: usize| judged(set, &halves[half], &halves[1 - half], options);
+    let results = (0..2).into_par_iter().map(judge).collect::<Result<Vec<_>, _>>()?;
     let mut scores = vec![0.0; set.len()];
     let mut removed = vec![false; set.len()];
-    for (half, rows) in halves.iter().enumerate() {
-        let (judged, held_out) = (set.select(rows), set.select(&halves[1 - half]));
-        let half_set = TrainingData::new(&[judged.samples()], set.weight_decay(), set.seed())?;
-        let judge = Judge::new(&half_set, options.tolerance_for(set))?;
-        let held_out = [held_out.samples()];
-        let own = judge.scores(&held_out)?;
-        rows.iter().zip(&own).for_each(|(row, score)| scores[*row] = *score);
-        if let RemovalRule::Paper { expected } = options.removal {
-            let mut order: Vec<usize> = (0..rows.len()).collect();
-            order.sort_by(descending(&own));
-            order.truncate(count_of(expected, rows.len()));
-            let with = mean_loss(&judge.head, &held_out)?;
-            for group in order.chunks(order.len().div_ceil(GROUPS).max(1)) {
-                if mean_loss(&judge.without(group)?, &held_out)? < with {
-                    group.iter().for_each(|i| removed[rows[*i]] = true);
-                }
-            }
-        }
+    for (rows, (own, harmful)) in halves.iter().zip(results) {
+        rows.iter().zip(own).for_each(|(row, score)| scores[*row] = score);
+        harmful.into_iter().for_each(|row| removed[row] = true);
     }
     Ok(match options.removal {
         RemovalRule::Share(share) => remove_of_all(scores, share),
         RemovalRule::Paper { .. } => Filtered { scores, removed },
     })
+}
+
+/// The scores of the samples of a half and, by the rule of the paper, the rows among them that are removed.
+fn judged(
+    set: &TrainingData<'_>,
+    half: &[usize],
+    other: &[usize],
+    options: &FilterOptions,
+) -> Result<(Vec<f64>, Vec<usize>), DefenceError> {
+    let (judged, held_out) = (set.select(half), set.select(other));
+    let half_set = TrainingData::new(&[judged.samples()], set.weight_decay(), set.seed())?;
+    let judge = Judge::new(&half_set, options.tolerance_for(set))?;
+    let held_out = [held_out.samples()];
+    let scores = judge.scores(&held_out)?;
+    let RemovalRule::Paper { expected } = options.removal else { return Ok((scores, Vec::new())) };
+    let mut order: Vec<usize> = (0..half.len()).collect();
+    order.sort_by(descending(&scores));
+    order.truncate(count_of(expected, half.len()));
+    let with = mean_loss(&judge.head, &held_out)?;
+    let groups: Vec<_> = order.chunks(order.len().div_ceil(GROUPS).max(1)).collect();
+    let harmful = |group: &&[usize]| -> Result<Vec<usize>, DefenceError> {
+        let harms = mean_loss(&judge.without(group)?, &held_out)? < with;
+        Ok(if harms { group.iter().map(|i| half[*i]).collect() } else { Vec::new() })
+    };
+    let harmful = groups.par_iter().map(harmful).collect::<Result<Vec<_>, _>>()?;
+    Ok((scores, harmful.concat()))
 }
 
 /// A half of the set, with a head that is trained on it.
@@ -83,7 +97,7 @@ impl<'a> Judge<'a> {
 
     /// `-<H⁻¹ ∇L, g_i> / n` for every sample, with the gradient of the mean loss `L` on what is held out: without the
     /// sample, the head would move by `H⁻¹ g_i / n`.
-    fn scores(&self, held_out: &[hemlock_head::Samples<'_>]) -> Result<Vec<f64>, DefenceError> {
+    fn scores(&self, held_out: &[Samples<'_>]) -> Result<Vec<f64>, DefenceError> {
         let (_, gradient) = loss_and_gradient(&self.head, held_out, 0.0)?;
         let options = SolveOptions {
             tolerance: self.tolerance,

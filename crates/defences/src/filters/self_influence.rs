@@ -106,16 +106,20 @@ fn whitenings(set: &TrainingData<'_>, head: &Head) -> Result<Vec<Array2<f64>>, D
     blocks.par_iter().map(|block| whitening(block, "the Hessian of `self-influence`")).collect()
 }
 
-/// The head that is trained on the whole set, and its Hessian.
+/// The head that is trained on the whole set, and the inverses of the blocks of its Hessian.
 struct SelfInfluence {
     head: Head,
-    whitenings: Vec<Array2<f64>>,
+    /// `H_k⁻¹`, `[K (d + 1), d + 1]`.
+    inverses: Array2<f64>,
     count: f64,
 }
 
 fn fixed(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Box<dyn FixedScore>, DefenceError> {
     let (head, _) = train(set, options.tolerance_for(set))?;
-    Ok(Box::new(SelfInfluence { whitenings: whitenings(set, &head)?, head, count: set.len() as f64 }))
+    let inverses: Vec<Array2<f64>> = whitenings(set, &head)?.iter().map(|t| t.t().dot(t)).collect();
+    let views: Vec<_> = inverses.iter().map(|inverse| inverse.view()).collect();
+    let inverses = concatenate(Axis(0), &views).expect("all blocks have d + 1 columns");
+    Ok(Box::new(SelfInfluence { head, inverses, count: set.len() as f64 }))
 }
 
 impl FixedScore for SelfInfluence {
@@ -126,21 +130,19 @@ impl FixedScore for SelfInfluence {
         let logits = weights.dot(&z) + packed.slice(s![.., -1]);
         let normalizer = log_sum_exp(logits.view());
         let p = logits.mapv(|logit| (logit - normalizer).exp());
+        let mut residuals = p.clone();
+        residuals[label] -= 1.0;
         let a = concatenate![Axis(0), z, Array1::ones(1)];
-        let (mut score, mut slopes) = (0.0, Array1::zeros(p.len()));
-        let mut through = Array1::zeros(a.len());
-        for (class, whitening) in self.whitenings.iter().enumerate() {
-            let residual = p[class] - f64::from(u8::from(class == label));
-            let whitened = whitening.dot(&a);
-            let length = whitened.dot(&whitened);
-            score += residual * residual * length;
-            slopes[class] = 2.0 * residual * length * p[class];
-            through.scaled_add(2.0 * residual * residual, &whitening.t().dot(&whitened));
-        }
+        let solved = self.inverses.dot(&a);
+        let solved = solved.view().into_shape_with_order((p.len(), a.len())).expect("a block for each class");
+        let lengths = solved.dot(&a);
+        let squares = &residuals * &residuals;
+        let through = solved.t().dot(&(2.0 * &squares));
+        let slopes = 2.0 * &residuals * &lengths * &p;
         // The gradient of p_k is p_k (w_k - Σ p_j w_j).
         let slopes = &slopes - &(&p * slopes.sum());
         let gradient = slopes.dot(&weights) + through.slice(s![..-1]);
-        (score / self.count, gradient / self.count)
+        (squares.dot(&lengths) / self.count, gradient / self.count)
     }
 }
 
