@@ -21,7 +21,7 @@ def limit(row):
     linf = {row["invert.linf"], row["poison-images.linf"]} - {"null", "–"}
     if linf:
         return f"3 images within {linf.pop()}"
-    return "1 images without limits" if row["poison-images.clip"] == "false" else "2 images in `[0, 1]`"
+    return "1 unclipped pixels" if row["poison-images.clip"] == "false" else "2 images in `[0, 1]`"
 
 
 def lines(row):

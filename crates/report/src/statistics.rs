@@ -235,7 +235,7 @@ impl Inference {
                 attacks: x.attacks.min(y.attacks),
                 nested: x.nested || y.nested,
                 overlap: x.overlap.max(y.overlap),
-                images: if x.images == y.images { x.images } else { ImageSharing::Unknown },
+                images: x.images.beside(y.images),
                 left_out: x.left_out + y.left_out,
                 sides: x.sides || y.sides,
                 same_pretraining: x.same_pretraining && y.same_pretraining,
@@ -245,6 +245,17 @@ impl Inference {
                 self.freedom.1 + other.freedom.1,
                 self.freedom.2.min(other.freedom.2),
             ),
+        }
+    }
+}
+
+impl ImageSharing {
+    /// How the values of two means share test images, each mean with its own.
+    fn beside(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Same(a), Self::Same(b)) => Self::Same(a + b),
+            (a, b) if a == b => a,
+            _ => Self::Unknown,
         }
     }
 }
@@ -360,5 +371,8 @@ mod tests {
         assert_eq!(alike.words(), said);
         let alone = InferenceScope { draws: 1, attacks: 3, images: ImageSharing::Unknown, sides: true, ..scope };
         assert_eq!(alone.words(), "for these extractors and these training data, over 3 runs of the attack");
+        use ImageSharing::{Apart, Partly, Same};
+        assert_eq!((Same(4000).beside(Same(1000)), Apart.beside(Apart)), (Same(5000), Apart));
+        assert_eq!(Apart.beside(Partly), ImageSharing::Unknown);
     }
 }

@@ -162,12 +162,15 @@ fn constraint(config: &ConfigGroup) -> String {
 }
 
 /// The largest number of passes of an image through the extractor: `steps`, of each of `rounds`, from every start, and
-/// the steps of a refinement. `None` if there are no images, or if they were made without any pass.
+/// the steps of a refinement. An attack on pixels that was descended from several starts, because it chose its labels
+/// (it has a gap then), made each of its steps three times. `None` if there are no images, or if they were made without
+/// any pass.
 pub fn passes(config: &ConfigGroup) -> Option<u64> {
     let number = |field: &str| config.deciding(StageRole::makes_images, field).and_then(Value::as_u64);
     // If refinement starts from base images, nothing is matched, and the key has no `steps`.
     let steps = number("steps").unwrap_or(0) * number("rounds").unwrap_or(1);
-    let passes = steps * (1 + number("restarts").unwrap_or(0)) + number("refine").unwrap_or(0);
+    let descents = if config.on_pixels() && config.row().gap.is_some() { 3 } else { 1 };
+    let passes = steps * descents * (1 + number("restarts").unwrap_or(0)) + number("refine").unwrap_or(0);
     (passes > 0).then_some(passes)
 }
 
@@ -214,6 +217,18 @@ mod tests {
         assert_eq!(get(&pixels, "constraint").as_deref(), Some("none"));
         assert_eq!((get(&features, "beta"), get(&pixels, "poison-features.steps")), (None, None));
         assert_eq!(get(&features, "poison-features.steps").as_deref(), Some("200"));
+    }
+
+    /// With adversarial labels, attacks on pixels take three descents, and attacks on features take no pass.
+    #[test]
+    fn every_descent_counts() {
+        let mut made = made_up("bilevel + pixels").with("poison-images", json!({ "steps": 80 })).config();
+        assert_eq!(passes(&made), Some(80));
+        made.rows.iter_mut().for_each(|row| row.gap = Some(0.0));
+        assert_eq!(passes(&made), Some(240));
+        let mut made = made_up("bilevel + feature-matching").with("invert", json!({ "steps": 80 })).config();
+        made.rows.iter_mut().for_each(|row| row.gap = Some(0.0));
+        assert_eq!(passes(&made), Some(80));
     }
 
     #[test]
