@@ -28,7 +28,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Value;
 
 /// Number of turns that the attack takes after the one without a filter.
-pub const TURNS: u32 = 6;
+pub const TURNS: u32 = 5;
 
 /// The steps of a turn, if all turns together are to take `steps`, rounded up.
 #[must_use]
