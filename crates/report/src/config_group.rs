@@ -428,13 +428,18 @@ fn shown(row: &ResultRow, fields: &BTreeSet<(String, String)>) -> Vec<(String, S
             "source" => node == nodes::DOWNSTREAM_IMAGES,
             _ => false,
         };
+        // A victim and a defence both have a `kind`.
+        let name = match role {
+            Some(StageRole::Defence) if field == "kind" => "defence",
+            _ => field,
+        };
         let value = row.params.get(node.as_str()).and_then(|params| params.get(field));
         // `null`, `false` and `clip = true` stand for what is not set.
         let value = value.filter(|v| !v.is_null() && **v != (field == "clip"));
         if let (false, Some(value)) = (in_name, value)
-            && !shown.iter().any(|(f, _)| f == field)
+            && !shown.iter().any(|(shown, _)| shown == name)
         {
-            shown.push((field.clone(), words::value(value)));
+            shown.push((name.to_owned(), words::value(value)));
         }
     }
     shown
@@ -458,8 +463,43 @@ fn in_words(field: &str, value: &str) -> String {
         "constraint" if value == "none" => "no constraint".to_owned(),
         "constraint" | "arch" => value.to_owned(),
         "kind" => format!("{value} victim"),
+        "defence" => format!("behind {value}"),
+        "adaptive" => field.to_owned(),
         "surrogate" => format!("{value} surrogate"),
         "clip" => "unclipped pixels".to_owned(),
         _ => format!("{} {value}", field.replace('_', " ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::findings::testing::made_up;
+    use serde_json::json;
+
+    /// Victims and defences are told apart in names, although both have a `kind`.
+    #[test]
+    fn names_have_the_victim_and_the_defence() {
+        let made = |victim: &str, defence: &str, adaptive: bool| {
+            let made = made_up("bilevel").with("poison-features", json!({ "attack": "bilevel", "adaptive": adaptive }));
+            made.with("victim", json!({ "kind": victim })).with("defence", json!({ "kind": defence })).rows()
+        };
+        let rows = [
+            made("linear", "sphere", false),
+            made("linear", "sphere", true),
+            made("linear", "slab", false),
+            made("mlp", "sphere", false),
+        ];
+        let configs = ConfigGroup::all(&rows.concat());
+        let names: Vec<&str> = configs.iter().map(|config| config.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "bilevel, behind sphere, linear victim",
+                "bilevel, behind sphere, adaptive, linear victim",
+                "bilevel, behind slab, linear victim",
+                "bilevel, behind sphere, mlp victim"
+            ]
+        );
     }
 }

@@ -77,6 +77,7 @@ fn role(node: &str) -> StageRole {
         "invert" => StageRole::Inversion,
         "target-params" | "decoder" => StageRole::Preparation,
         "victim" => StageRole::Victim,
+        "defence" => StageRole::Defence,
         "evaluate" => StageRole::Evaluation,
         _ => StageRole::Data,
     }
