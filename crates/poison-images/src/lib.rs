@@ -324,11 +324,9 @@ impl PixelAttack<'_> {
         let alone = self.attack(objective, labels)?;
         let onwards = self.onwards(objective, &kept)?;
         let sign = if objective.is_maximized() { -1.0 } else { 1.0 };
-        let worse = |a: &Attacked, b: &Attacked| (sign * a.objective()).total_cmp(&(sign * b.objective()));
+        let better = |a: Attacked, b: Attacked| if sign * b.objective() < sign * a.objective() { b } else { a };
         let reached = alone.objective();
-        // Of equal results, the first is taken.
-        let best = [alone, onwards, kept].into_iter().min_by(worse);
-        let best = best.ok_or_else(|| StageError::internal("no descent was made"))?;
+        let best = better(better(alone, onwards), kept);
         Ok(Attacked { gap: Some((best.objective() - reached).abs()), ..best })
     }
 
