@@ -371,8 +371,9 @@ mod tests {
         assert_eq!(alike.words(), said);
         let alone = InferenceScope { draws: 1, attacks: 3, images: ImageSharing::Unknown, sides: true, ..scope };
         assert_eq!(alone.words(), "for these extractors and these training data, over 3 runs of the attack");
-        use ImageSharing::{Apart, Partly, Same};
-        assert_eq!((Same(4000).beside(Same(1000)), Apart.beside(Apart)), (Same(5000), Apart));
-        assert_eq!(Apart.beside(Partly), ImageSharing::Unknown);
+        let of = |n: usize| ImageSharing::Same(n);
+        assert_eq!(of(4000).beside(of(1000)), of(5000));
+        assert_eq!(ImageSharing::Apart.beside(ImageSharing::Apart), ImageSharing::Apart);
+        assert_eq!(ImageSharing::Apart.beside(of(4000)), ImageSharing::Unknown);
     }
 }

@@ -270,8 +270,7 @@ impl hemlock_stage::Stage for Stage {
         let extractor = open_extractor(&extractor, ctx)?;
         let (train, classes) = (&dataset.train, features.classes.len());
         let count = poison_count(params.poison_fraction, train.len())?;
-        let mut rows = index::sample(&mut Purpose::NoisedImages.of(ctx.seed), train.len(), count).into_vec();
-        rows.sort_unstable();
+        let rows = noised(train.len(), count, ctx.seed);
         let labels: Vec<u32> = rows.iter().map(|row| train.labels[*row]).collect();
         let aims: Vec<u32> = labels.iter().map(|label| params.attack.aim(*label, classes)).collect();
         let base_index: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
@@ -328,6 +327,13 @@ impl hemlock_stage::Stage for Stage {
             refined: curve,
         })
     }
+}
+
+/// The rows of the images that get noise, ascending: `count` of `all`.
+fn noised(all: usize, count: usize, seed: u64) -> Vec<usize> {
+    let mut rows = index::sample(&mut Purpose::NoisedImages.of(seed), all, count).into_vec();
+    rows.sort_unstable();
+    rows
 }
 
 /// Share of the least loss by which `patience` rounds have to lower it.
