@@ -116,9 +116,11 @@ struct SelfInfluence {
 
 fn fixed(set: &TrainingData<'_>, options: &FilterOptions) -> Result<Box<dyn FixedScore>, DefenceError> {
     let (head, _) = train(set, options.tolerance_for(set))?;
-    let inverses: Vec<Array2<f64>> = whitenings(set, &head)?.iter().map(|t| t.t().dot(t)).collect();
-    let views: Vec<_> = inverses.iter().map(|inverse| inverse.view()).collect();
-    let inverses = concatenate(Axis(0), &views).expect("all blocks have d + 1 columns");
+    let (classes, size) = (set.classes(), set.dim() + 1);
+    let mut inverses = Array2::zeros((classes * size, size));
+    for (mut block, whitening) in inverses.axis_chunks_iter_mut(Axis(0), size).zip(whitenings(set, &head)?) {
+        block.assign(&whitening.t().dot(&whitening));
+    }
     Ok(Box::new(SelfInfluence { head, inverses, count: set.len() as f64 }))
 }
 
@@ -134,10 +136,12 @@ impl FixedScore for SelfInfluence {
         residuals[label] -= 1.0;
         let a = concatenate![Axis(0), z, Array1::ones(1)];
         let solved = self.inverses.dot(&a);
-        let solved = solved.view().into_shape_with_order((p.len(), a.len())).expect("a block for each class");
-        let lengths = solved.dot(&a);
         let squares = &residuals * &residuals;
-        let through = solved.t().dot(&(2.0 * &squares));
+        let (mut lengths, mut through) = (Array1::zeros(p.len()), Array1::zeros(a.len()));
+        for (class, solved) in solved.exact_chunks(a.len()).into_iter().enumerate() {
+            lengths[class] = solved.dot(&a);
+            through.scaled_add(2.0 * squares[class], &solved);
+        }
         let slopes = 2.0 * &residuals * &lengths * &p;
         // The gradient of p_k is p_k (w_k - Σ p_j w_j).
         let slopes = &slopes - &(&p * slopes.sum());
