@@ -7,6 +7,7 @@ column for each of --cells. Names of columns are those of results.csv; a name ma
 
 import argparse
 import csv
+from sys import exit
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -39,10 +40,15 @@ def main():
     parse.add_argument("--only", nargs="*", default=[], metavar="COLUMN=VALUE", help="leave out other results")
     parse.add_argument("--digits", type=int, default=1)
     given = parse.parse_args()
-    with open(given.file) as text:
-        rows = list(csv.DictReader(text))
-    for column, value in (condition.rsplit("=", 1) for condition in given.only):
-        rows = [row for row in rows if row[named(rows, column)] == value] or exit(f"no result has {column}={value}")
+    try:
+        with open(given.file) as text:
+            rows = list(csv.DictReader(text)) or exit(f"{given.file} has no results")
+    except OSError as error:
+        exit(f"cannot read {given.file}: {error.strerror}")
+    for condition in given.only:
+        column, equals, value = condition.rpartition("=")
+        equals or exit(f"--only {condition}: expected COLUMN=VALUE")
+        rows = [row for row in rows if row[named(rows, column)] == value] or exit(f"no result has {condition}")
     down, across, cells = ([named(rows, name) for name in names] for names in (given.rows, given.across, given.cells))
     place = lambda row, columns: tuple(row[column] for column in columns)
     groups = list(dict.fromkeys(place(row, across) for row in rows))

@@ -162,9 +162,8 @@ fn constraint(config: &ConfigGroup) -> String {
 }
 
 /// The largest number of passes of an image through the extractor: `steps`, of each of `rounds`, from every start, and
-/// the steps of a refinement. An attack on pixels that was descended from several starts, because it chose its labels
-/// (it has a gap then), made each of its steps three times. `None` if there are no images, or if they were made without
-/// any pass.
+/// the steps of a refinement. An attack on pixels that chose its labels, and so has a gap, took all of its steps three
+/// times. `None` if there are no images, or if they were made without any pass.
 pub fn passes(config: &ConfigGroup) -> Option<u64> {
     let number = |field: &str| config.deciding(StageRole::makes_images, field).and_then(Value::as_u64);
     // If refinement starts from base images, nothing is matched, and the key has no `steps`.
