@@ -65,7 +65,7 @@ pub struct Point {
     pub x: f64,
     /// The vertical position; on an axis of names, the index of the name.
     pub y: f64,
-    /// Half the length of the error bar, along the axis that has no names; 0 for no error bar.
+    /// Half the length of the error bar, along the axis that has no names, or half the height of the band; 0 for none.
     pub spread: f64,
 }
 
@@ -82,6 +82,8 @@ pub enum MarkKind {
     Cloud,
     /// Bars that begin at 0.
     Bars,
+    /// A shaded band around the points.
+    Band,
 }
 
 /// A series of points with a name and a style.
@@ -242,7 +244,12 @@ mod tests {
             title: "A \"chart\" <1>".to_owned(),
             x: ChartAxis { scale, ..ChartAxis::linear("x, s") },
             y: ChartAxis::from_zero("y, points"),
-            series: vec![series(0, MarkKind::Line), series(1, MarkKind::Bars), series(2, MarkKind::Cloud)],
+            series: vec![
+                series(0, MarkKind::Line),
+                series(1, MarkKind::Bars),
+                series(2, MarkKind::Cloud),
+                series(3, MarkKind::Band),
+            ],
             references: vec![(1.0, "nothing".to_owned())],
         }
     }

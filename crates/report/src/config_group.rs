@@ -226,6 +226,11 @@ impl ConfigGroup {
         self.of_role(StageRole::is_attack, field)
     }
 
+    /// The kind of the defence that the victim trains behind.
+    pub(crate) fn defence(&self) -> Option<&Value> {
+        self.of_role(|role| role == StageRole::Defence, "kind")
+    }
+
     /// The value of a parameter of the attack on features.
     #[must_use]
     pub fn of_feature_attack(&self, field: &str) -> Option<&Value> {

@@ -6,6 +6,7 @@ use crate::{
     words::{capital, list, share},
 };
 use hemlock_pipeline::nodes;
+use hemlock_stage::StageRole;
 use hemlock_threat::Sees;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ pub fn describe(configs: &[&ConfigGroup]) -> Vec<(&'static str, String)> {
         ("Target", context.target()),
         ("Poison fraction", Some(context.budget())),
         ("Attacker", Some(context.attacker())),
+        ("Defences", context.defences()),
         ("Constraints on poisons", Some([context.labels(), &context.pixels(), &context.features()].concat())),
     ];
     facts.into_iter().filter_map(|(heading, text)| Some((heading, text?))).collect()
@@ -234,6 +236,24 @@ impl<'a> ExperimentContext<'a> {
         )
     }
 
+    /// Sentences about the defences that victims train behind, and whether attackers know them; `None` without any.
+    fn defences(&self) -> Option<String> {
+        let of = |c: &ConfigGroup| c.defence().map(crate::words::value);
+        let kinds = self.every(&|c| of(c).filter(|kind| kind != "none"));
+        if kinds.is_empty() {
+            return None;
+        }
+        let also = if self.0.iter().any(|c| of(c).is_none_or(|k| k == "none")) { " and without one" } else { "" };
+        let adaptive = |c: &&ConfigGroup| c.of_attack("adaptive").is_some_and(|a| !a.is_null() && *a != false);
+        let defended = || self.0.iter().copied().filter(|c| of(c).is_some_and(|kind| kind != "none"));
+        let known = match (defended().any(|c| adaptive(&c)), defended().all(|c| adaptive(&c))) {
+            (_, true) => "Attackers know the defence and adapt to it.",
+            (true, false) => "Attackers who are called adaptive know the defence; others do not.",
+            (false, _) => "Attackers do not know the defence.",
+        };
+        Some(format!("Victims train behind a defence ({}){also}. {known}", kinds.join(", ")))
+    }
+
     /// A sentence about the labels of poisons: clean-label or dirty-label.
     fn labels(&self) -> &'static str {
         match (self.0.iter().any(|c| c.clean_label()), self.0.iter().any(|c| !c.clean_label())) {
@@ -341,5 +361,42 @@ pub fn source(text: &str) -> String {
         (Some("synthetic"), Some(domain), _) => format!("synthetic pictures (domain {domain})"),
         (_, _, Some(path)) => format!("pictures of the folder {path}"),
         (name, ..) => name.unwrap_or(text).to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::findings::testing::made_up;
+    use serde_json::json;
+
+    #[test]
+    fn the_threat_model_says_who_knows_the_defence() {
+        let behind = |defence: Option<&str>, adaptive: bool| {
+            let made = made_up("bilevel").with("poison-features", json!({ "attack": "bilevel", "adaptive": adaptive }));
+            match defence {
+                Some(kind) => made.with("defence", json!({ "kind": kind })).config(),
+                None => made.config(),
+            }
+        };
+        let said = |configs: &[ConfigGroup]| {
+            let facts = describe(&configs.iter().collect::<Vec<_>>());
+            facts.into_iter().find(|(heading, _)| *heading == "Defences").map(|(_, text)| text)
+        };
+        assert_eq!(said(&[behind(None, false)]), None);
+        assert_eq!(said(&[behind(Some("none"), false)]), None);
+        assert_eq!(
+            said(&[behind(Some("sphere"), false), behind(Some("slab"), false)]).unwrap(),
+            "Victims train behind a defence (sphere, slab). Attackers do not know the defence."
+        );
+        assert_eq!(
+            said(&[behind(None, false), behind(Some("sphere"), false), behind(Some("sphere"), true)]).unwrap(),
+            "Victims train behind a defence (sphere) and without one. Attackers who are called adaptive know the \
+             defence; others do not."
+        );
+        assert_eq!(
+            said(&[behind(Some("sphere"), true)]).unwrap(),
+            "Victims train behind a defence (sphere). Attackers know the defence and adapt to it."
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The marks that stand for data: dashed lines, markers of several shapes, and bars.
+//! The marks that stand for data: dashed lines, markers of several shapes, bars and bands.
 
 use super::{MarkKind, SAMPLE, SERIES, Series, UNIT};
 use crate::ReportError;
@@ -12,6 +12,9 @@ type Pixel = (i32, i32);
 
 /// Lengths of dashes and gaps by style, in pixels; empty for a solid line.
 const DASHES: [&[i32]; 4] = [&[], &[7, 4], &[2, 3], &[9, 3, 2, 3]];
+
+/// The opacity of a band.
+const SHADE: f64 = 0.2;
 
 /// Lengths of dashes and gaps of reference lines, in pixels.
 pub const REFERENCE: [i32; 2] = [6, 4];
@@ -35,10 +38,15 @@ pub fn series(
         let dash = DASHES[series.style % DASHES.len()];
         dashed(area, &joined, dash, colour.stroke_width(7))?;
     }
+    if series.drawn == MarkKind::Band {
+        let upper = points().map(|p| place(p.x, p.y + p.spread));
+        let outline: Vec<Pixel> = upper.chain(points().rev().map(|p| place(p.x, p.y - p.spread))).collect();
+        return area.draw(&Polygon::new(outline, colour.mix(SHADE).filled()));
+    }
     for p in points() {
         let at = place(p.x, p.y);
         match series.drawn {
-            MarkKind::Curve => {}
+            MarkKind::Curve | MarkKind::Band => {}
             MarkKind::Line | MarkKind::Points => marker(area, at, series.style, 5 * UNIT)?,
             MarkKind::Cloud => marker(area, at, series.style, 9)?,
             MarkKind::Bars => {
@@ -144,6 +152,10 @@ pub fn sample(area: &Area, (x, y): Pixel, series: &Series) -> DrawResult<'static
         MarkKind::Bars => {
             let corners = [(x + width / 4, y + UNIT), (x + width * 3 / 4, y + height - UNIT)];
             area.draw(&Rectangle::new(corners, colour(series.style).mix(0.75).filled()))
+        }
+        MarkKind::Band => {
+            let corners = [(x, y + UNIT), (x + width, y + height - UNIT)];
+            area.draw(&Rectangle::new(corners, colour(series.style).mix(SHADE).filled()))
         }
         MarkKind::Cloud => marker(area, middle, series.style, 3 * UNIT),
         MarkKind::Line | MarkKind::Points => marker(area, middle, series.style, 5 * UNIT),
