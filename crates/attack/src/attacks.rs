@@ -15,7 +15,7 @@ pub use tgda::InnerLoop;
 
 use crate::{Base, Objective, Start};
 use hemlock_artifact::TargetParams;
-use hemlock_head::Samples;
+use hemlock_head::{MakePasses, Samples};
 use hemlock_stage::{Cancel, ParamError, StageError};
 use hemlock_threat::Sees;
 use schemars::JsonSchema;
@@ -114,6 +114,8 @@ pub struct ObjectiveInputs<'a> {
     pub seed: u64,
     /// A request to stop, for objectives whose evaluation takes long.
     pub cancel: &'a Cancel,
+    /// Makes passes over `clean` and the poisons, for objectives that train heads.
+    pub passes: &'a dyn MakePasses,
 }
 
 impl<'a> ObjectiveInputs<'a> {

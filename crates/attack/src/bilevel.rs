@@ -21,8 +21,8 @@
 
 use crate::{InnerLoop, Objective, ObjectiveGradient};
 use hemlock_head::{
-    FitOptions, Head, HeadError, Preconditioner, Samples, SolveOptions, fit, loss_and_gradient, smoothed_error,
-    solve_hessian,
+    FitOptions, Head, HeadError, MakePasses, OnHost, Passes, Preconditioner, Samples, SolveOptions, fit_with,
+    loss_and_gradient, smoothed_error, solve_hessian_with,
 };
 use hemlock_optim::Snapshot;
 use hemlock_stage::Cancel;
@@ -61,6 +61,8 @@ pub struct BilevelObjective<'a> {
     unsolved: f64,
     /// Asks the inner training to stop.
     cancel: Cancel,
+    /// Makes passes over the clean samples and the poisons.
+    passes: &'a dyn MakePasses,
 }
 
 /// The loss that the outer problem raises.
@@ -99,6 +101,7 @@ impl<'a> BilevelObjective<'a> {
             unconverged: 0.0,
             unsolved: 0.0,
             cancel: Cancel::default(),
+            passes: &OnHost,
         })
     }
 
@@ -133,15 +136,17 @@ impl<'a> BilevelObjective<'a> {
         Ok(Self { loss: Loss::CrossEntropy, ..Self::new(clean, raised, start, weight_decay, 1.0)? })
     }
 
-    /// Makes a request to stop end the inner training early. The results after such a request are meaningless.
+    /// Makes a request to stop end the inner training early, after which results are meaningless. `passes` are those
+    /// that the inner training and the linear systems take over the clean samples and the poisons; by default, they are
+    /// the host's.
     #[must_use]
-    pub fn stopped_by(self, cancel: &Cancel) -> Self {
-        Self { cancel: cancel.clone(), ..self }
+    pub fn within(self, cancel: &Cancel, passes: &'a dyn MakePasses) -> Self {
+        Self { cancel: cancel.clone(), passes, ..self }
     }
 
     /// Updates the head of the inner problem: by steps of gradient descent for TGDA, and by retraining otherwise.
     /// Returns the number of iterations of retraining, 0 for gradient descent.
-    fn follow(&mut self, training: &[Samples<'_>; 2]) -> Result<usize, HeadError> {
+    fn follow(&mut self, training: &[Samples<'_>; 2], passes: &Passes<'_, '_>) -> Result<usize, HeadError> {
         if let Some((InnerLoop { steps, learning_rate, batch }, rng)) = &mut self.descent {
             let [clean, poisons] = training;
             let count = clean.len() + poisons.len();
@@ -175,7 +180,7 @@ impl<'a> BilevelObjective<'a> {
             preconditioner: Some(Arc::clone(&self.preconditioner)),
             ..FitOptions::new(self.weight_decay)
         };
-        let found = fit(training, &options, &|_, _| !self.cancel.requested())?;
+        let found = fit_with(passes, &options, &|_, _| !self.cancel.requested())?;
         if !found.converged {
             self.unconverged = self.unconverged.max(found.gradient_norm);
         }
@@ -203,7 +208,8 @@ impl Objective for BilevelObjective<'_> {
         let poisons = Samples::new(features.reborrow(), labels, self.clean.classes())?;
         let clean = self.clean;
         let training = [clean.reborrow(), poisons];
-        let iterations = self.follow(&training)?;
+        let passes = self.passes.over(&training);
+        let iterations = self.follow(&training, &passes)?;
         let head = self.head.clone();
         let (loss, gradient) = match self.loss {
             Loss::SmoothedError(temperature) => smoothed_error(&head, &self.raised, temperature)?,
@@ -215,7 +221,7 @@ impl Objective for BilevelObjective<'_> {
             preconditioner: Some(Arc::clone(&self.preconditioner)),
             ..SolveOptions::new(self.weight_decay)
         };
-        let solved = solve_hessian(&head, &training, gradient.view(), &options)?;
+        let solved = solve_hessian_with(&passes, &head, gradient.view(), &options)?;
         if !solved.converged {
             self.unsolved = self.unsolved.max(solved.residual);
         }
@@ -287,7 +293,7 @@ mod tests {
     use super::*;
     use crate::testing::{Clouds, clouds};
     use crate::{Choice, Descent, add, descend};
-    use hemlock_head::accuracy;
+    use hemlock_head::{accuracy, fit};
     use hemlock_threat::Constraint;
 
     fn bilevel(setting: &Clouds) -> BilevelObjective<'_> {

@@ -1,11 +1,15 @@
 //! Passes of a linear head over large samples, on a device that computes with tensors, such as a GPU.
 //!
-//! A pass gives the summed cross-entropy, its gradient and the number of correct predictions. The device computes them
-//! in f32 and, where it has it, in f64. They lead a search ([`Passes::led_by`]), whose last steps are the host's in
-//! f64: so the minimum is the same, within the tolerance that the search has on the host.
+//! A pass gives the summed cross-entropy, its gradient and the number of correct predictions, or a product with the
+//! Hessian. The device computes them in f32 and, where it has it, in f64. They lead a search ([`Passes::led_by`]) or the
+//! solution of a linear system, whose last steps are the host's in f64: so the result is the same, within the tolerance
+//! that there is on the host.
 
+use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, FloatDType, IndexingUpdateOp, Int, Tensor, TensorData};
-use hemlock_head::{LossAndGradient, Passes, Precision, RoughPass, SamplePass, Samples, volume};
+use hemlock_head::{
+    HessianProduct, LossAndGradient, MakePasses, OnHost, Passes, Precision, RoughPass, SamplePass, Samples, volume,
+};
 use hemlock_models::device::{open_named, runs_on_rayon};
 use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, ArrayView2, Axis};
@@ -26,29 +30,66 @@ const KEPT: usize = 1 << 30;
 /// # Errors
 /// If the device cannot be used.
 pub fn passes<'b, 'a>(blocks: &'b [Samples<'a>], ctx: &Context) -> Result<Passes<'b, 'a>, StageError> {
+    Ok(match worthwhile(blocks, ctx)? {
+        Some(device) => passes_on(&device, blocks),
+        None => Passes::new(blocks),
+    })
+}
+
+/// Makes passes over clean samples and poisons: led by those of the run's device if the clean samples are large and it
+/// is not the host, and otherwise those of the host. Clean samples are sent to the device once.
+///
+/// # Errors
+/// If the device cannot be used.
+pub fn make_passes<'a>(clean: Samples<'a>, ctx: &Context) -> Result<Box<dyn MakePasses + 'a>, StageError> {
+    Ok(match worthwhile(&[clean], ctx)? {
+        Some(device) => Box::new(CleanOnDevice(DeviceSamples::new(&device, &[clean], (TILE, KEPT)))),
+        None => Box::new(OnHost),
+    })
+}
+
+/// The run's device, unless it is the host or the samples are too small.
+fn worthwhile(blocks: &[Samples<'_>], ctx: &Context) -> Result<Option<Device>, StageError> {
     if volume(blocks) < WORTHWHILE {
-        return Ok(Passes::new(blocks));
+        return Ok(None);
     }
     let device = open_named(ctx.device)?;
     if runs_on_rayon(&device) {
-        return Ok(Passes::new(blocks));
+        return Ok(None);
     }
     ctx.computes_on_device();
-    Ok(passes_on(&device, blocks))
+    Ok(Some(device))
 }
 
 /// Passes over samples that are led by those of a device, whatever their size.
 #[must_use]
 pub fn passes_on<'b, 'a>(device: &Device, blocks: &'b [Samples<'a>]) -> Passes<'b, 'a> {
-    let samples = Rc::new(DeviceSamples::new(device, blocks, (TILE, KEPT)));
+    led(DeviceSamples::new(device, blocks, (TILE, KEPT)), blocks)
+}
+
+/// Passes over `blocks`, which `samples` holds as well, that are led by those of the device.
+fn led<'b, 'a, 's: 'b>(samples: DeviceSamples<'s>, blocks: &'b [Samples<'a>]) -> Passes<'b, 'a> {
+    let samples = Rc::new(samples);
     let mut precisions = vec![Precision::Single];
-    precisions.extend(device.supports_dtype(FloatDType::F64).then_some(Precision::Double));
+    precisions.extend(samples.device.supports_dtype(FloatDType::F64).then_some(Precision::Double));
     let rough = precisions.into_iter().map(|precision| {
+        let of_passes = samples.clone();
+        let pass: Box<SamplePass<'b>> = Box::new(move |packed| of_passes.pass(packed, precision));
         let samples = samples.clone();
-        let pass: Box<SamplePass<'b>> = Box::new(move |packed| samples.pass(packed, precision));
-        RoughPass { precision, pass }
+        let hessian: Box<HessianProduct<'b>> =
+            Box::new(move |head, direction| samples.hessian(head, direction, precision));
+        RoughPass { precision, pass, hessian: Some(hessian) }
     });
     Passes::led_by(rough.collect(), blocks)
+}
+
+/// The clean samples of training sets, on a device.
+struct CleanOnDevice<'a>(DeviceSamples<'a>);
+
+impl MakePasses for CleanOnDevice<'_> {
+    fn over<'b>(&'b self, training: &'b [Samples<'b>; 2]) -> Passes<'b, 'b> {
+        led(self.0.and(&training[1..], (TILE, KEPT)), training)
+    }
 }
 
 /// Samples on a device, in tiles.
@@ -64,6 +105,13 @@ struct Tile<'a> {
     kept: Option<Tensor<2>>,
     /// The labels, `[n, 1]`.
     labels: Tensor<2, Int>,
+}
+
+impl Tile<'_> {
+    /// The same tile, whose tensors are shared.
+    fn reborrow(&self) -> Tile<'_> {
+        Tile { host: self.host.reborrow(), kept: self.kept.clone(), labels: self.labels.clone() }
+    }
 }
 
 impl<'a> DeviceSamples<'a> {
@@ -88,23 +136,20 @@ impl<'a> DeviceSamples<'a> {
         Self { device: device.clone(), tiles }
     }
 
+    /// These samples, which are not sent again, and further ones.
+    fn and<'b>(&'b self, further: &[Samples<'b>], sizes: (usize, usize)) -> DeviceSamples<'b> {
+        let mut all = DeviceSamples::new(&self.device, further, sizes);
+        all.tiles.splice(0..0, self.tiles.iter().map(Tile::reborrow));
+        all
+    }
+
     /// A pass at packed parameters `[K, d + 1]`. It downloads one array.
     fn pass(&self, packed: ArrayView2<'_, f64>, precision: Precision) -> LossAndGradient {
-        let dtype = match precision {
-            Precision::Single => FloatDType::F32,
-            Precision::Double => FloatDType::F64,
-        };
-        let (classes, dim) = (packed.nrows(), packed.ncols() - 1);
-        let up = |values: ArrayView2<'_, f64>| -> Tensor<2> {
-            let data = TensorData::new(values.iter().copied().collect(), [values.nrows(), values.ncols()]);
-            Tensor::from_data(data.convert_dtype(dtype.into()), (&self.device, dtype.into()))
-        };
-        let (weight, bias) = packed.split_at(Axis(1), dim);
-        let (weight, bias) = (up(weight.t()), up(bias.t()));
-        let mut sums: Option<[Tensor<2>; 2]> = None;
+        let [weight, bias] = self.upload_packed(packed, precision);
+        let mut sum = None;
         let (mut losses, mut correct) = (Vec::new(), Vec::new());
         for tile in &self.tiles {
-            let z = tile.kept.clone().unwrap_or_else(|| upload(&tile.host, &self.device)).cast(dtype);
+            let z = self.features(tile, precision);
             let scores = z.clone().matmul(weight.clone()) + bias.clone();
             let largest = scores.clone().max_dim(1);
             let own = scores.clone().gather(1, tile.labels.clone());
@@ -112,32 +157,80 @@ impl<'a> DeviceSamples<'a> {
             let total = powers.clone().sum_dim(1);
             let loss = total.clone().log() + largest.clone() - own.clone();
             losses.push(loss.sum_dim(0));
-            correct.push(own.clone().greater_equal(largest).float().cast(dtype).sum_dim(0));
+            correct.push(own.clone().greater_equal(largest).float().cast(dtype(precision)).sum_dim(0));
             let probabilities = powers / total;
             let residual = probabilities.scatter(1, tile.labels.clone(), -own.ones_like(), IndexingUpdateOp::Add);
-            let sum = [residual.clone().transpose().matmul(z), residual.sum_dim(0)];
-            sums = Some(match sums {
-                None => sum,
-                Some([by_weight, by_bias]) => {
-                    let [more_by_weight, more_by_bias] = sum;
-                    [by_weight + more_by_weight, by_bias + more_by_bias]
-                }
-            });
+            add_outer(&mut sum, residual, z);
         }
-        let Some([by_weight, by_bias]) = sums else {
-            return LossAndGradient { loss: 0.0, gradient: Array2::zeros(packed.dim()), correct: 0 };
-        };
         let tiles = losses.len();
-        let row = [vec![by_weight.reshape([1, classes * dim]), by_bias], losses, correct].concat();
-        let numbers: Vec<f64> = Tensor::cat(row, 1).into_data().iter().collect();
-        let (by_weight, rest) = numbers.split_at(classes * dim);
-        let (by_bias, rest) = rest.split_at(classes);
+        let (gradient, rest) = download(sum, [losses, correct].concat(), packed.dim());
         let (losses, correct) = rest.split_at(tiles);
-        let gradient = Array2::from_shape_fn(packed.dim(), |(k, j)| match j {
-            j if j < dim => by_weight[k * dim + j],
-            _ => by_bias[k],
-        });
         LossAndGradient { loss: losses.iter().sum(), gradient, correct: correct.iter().sum::<f64>() as usize }
+    }
+
+    /// The Hessian of the summed cross-entropy at a packed head, times a packed direction. It downloads one array.
+    fn hessian(&self, head: ArrayView2<'_, f64>, direction: ArrayView2<'_, f64>, precision: Precision) -> Array2<f64> {
+        let [weight, bias] = self.upload_packed(head, precision);
+        let [weight_direction, bias_direction] = self.upload_packed(direction, precision);
+        let mut sum = None;
+        for tile in &self.tiles {
+            let z = self.features(tile, precision);
+            let probabilities = softmax(z.clone().matmul(weight.clone()) + bias.clone(), 1);
+            let along = z.clone().matmul(weight_direction.clone()) + bias_direction.clone();
+            let mean = (probabilities.clone() * along.clone()).sum_dim(1);
+            add_outer(&mut sum, probabilities * (along - mean), z);
+        }
+        download(sum, Vec::new(), head.dim()).0
+    }
+
+    /// The weights, transposed, and the biases of something packed, `[K, d + 1]`.
+    fn upload_packed(&self, packed: ArrayView2<'_, f64>, precision: Precision) -> [Tensor<2>; 2] {
+        let dtype = dtype(precision);
+        let up = |values: ArrayView2<'_, f64>| -> Tensor<2> {
+            let data = TensorData::new(values.iter().copied().collect(), [values.nrows(), values.ncols()]);
+            Tensor::from_data(data.convert_dtype(dtype.into()), (&self.device, dtype.into()))
+        };
+        let (weight, bias) = packed.split_at(Axis(1), packed.ncols() - 1);
+        [up(weight.t()), up(bias.t())]
+    }
+
+    /// The features of a tile, `[n, d]`.
+    fn features(&self, tile: &Tile<'_>, precision: Precision) -> Tensor<2> {
+        tile.kept.clone().unwrap_or_else(|| upload(&tile.host, &self.device)).cast(dtype(precision))
+    }
+}
+
+/// Adds `Rᵀ [Z, 1]` to a sum, its weights and its biases apart. `rows` are `R`, `[n, K]`.
+fn add_outer(sum: &mut Option<[Tensor<2>; 2]>, rows: Tensor<2>, z: Tensor<2>) {
+    let [weight, bias] = [rows.clone().transpose().matmul(z), rows.sum_dim(0)];
+    *sum = Some(match sum.take() {
+        None => [weight, bias],
+        Some([weights, biases]) => [weights + weight, biases + bias],
+    });
+}
+
+/// Downloads a sum of [`add_outer`], packed to the given shape, and some numbers, `[1, 1]` each, as one array. The sum
+/// of no tiles is zero.
+fn download(
+    sum: Option<[Tensor<2>; 2]>,
+    numbers: Vec<Tensor<2>>,
+    (classes, width): (usize, usize),
+) -> (Array2<f64>, Vec<f64>) {
+    let Some([weight, bias]) = sum else { return (Array2::zeros((classes, width)), Vec::new()) };
+    let dim = width - 1;
+    let row = [vec![weight.reshape([1, classes * dim]), bias], numbers].concat();
+    let all: Vec<f64> = Tensor::cat(row, 1).into_data().iter().collect();
+    let packed = Array2::from_shape_fn((classes, width), |(k, j)| match j {
+        j if j < dim => all[k * dim + j],
+        _ => all[classes * dim + k],
+    });
+    (packed, all[classes * width..].to_vec())
+}
+
+fn dtype(precision: Precision) -> FloatDType {
+    match precision {
+        Precision::Single => FloatDType::F32,
+        Precision::Double => FloatDType::F64,
     }
 }
 
@@ -157,7 +250,7 @@ fn upload(samples: &Samples<'_>, device: &Device) -> Tensor<2> {
 mod tests {
     use super::*;
     use hemlock_head::testing::{GaussianClusters, random};
-    use hemlock_head::{FitOptions, Head, fit, fit_with};
+    use hemlock_head::{FitOptions, Head, SolveOptions, fit, fit_with, hessian_vector_sum, solve_hessian_with};
     use ndarray::Slice;
 
     /// Features in both precisions, in tiles of which some are uploaded for every pass.
@@ -186,6 +279,42 @@ mod tests {
             }
         }
         assert_eq!(DeviceSamples::new(&device, &[], (TILE, KEPT)).pass(head.packed(), Precision::Single).correct, 0);
+    }
+
+    fn largest(values: &Array2<f64>) -> f64 {
+        values.iter().fold(0.0, |most, v| most.max(v.abs()))
+    }
+
+    /// Clean samples in tiles, and poisons that were not there when the clean samples were sent.
+    #[test]
+    fn a_product_with_the_hessian_is_that_of_the_host() {
+        let (clean, poisons) = (GaussianClusters::new(420, 7, 5, 1), GaussianClusters::new(80, 7, 5, 2));
+        let training = [clean.samples(), poisons.samples()];
+        let (head, direction) = (Head::from_packed(random(5, 8, 2)).unwrap(), random(5, 8, 3));
+        let expected = hessian_vector_sum(&head, &training, direction.view()).unwrap();
+        for sizes in [(TILE, KEPT), (7 * 64, 1500), (7 * 64, 0)] {
+            let clean = CleanOnDevice(DeviceSamples::new(&Device::flex(), &training[..1], sizes));
+            let all = clean.0.and(&[poisons.samples()], sizes);
+            for (precision, tolerance) in [(Precision::Single, 1e-5), (Precision::Double, 1e-12)] {
+                let off = &all.hessian(head.packed(), direction.view(), precision) - &expected;
+                assert!(largest(&off) < tolerance * largest(&expected), "{precision:?}: {}", largest(&off));
+            }
+        }
+    }
+
+    #[test]
+    fn a_linear_system_has_the_host_s_solution() {
+        let (clean, poisons) = (GaussianClusters::new(500, 12, 4, 3), GaussianClusters::new(100, 12, 4, 4));
+        let training = [clean.samples(), poisons.samples()];
+        let head = Head::from_packed(random(4, 13, 2)).unwrap();
+        let (_, right_side) = hemlock_head::loss_and_gradient(&head, &training, 0.0).unwrap();
+        let options = SolveOptions::new(1e-2);
+        let clean = CleanOnDevice(DeviceSamples::new(&Device::flex(), &training[..1], (TILE, KEPT)));
+        let solve = |passes: &Passes<'_, '_>| solve_hessian_with(passes, &head, right_side.view(), &options).unwrap();
+        let (expected, found) = (solve(&OnHost.over(&training)), solve(&clean.over(&training)));
+        assert!(expected.converged && found.converged, "{expected:?} {found:?}");
+        let off = largest(&(&found.solution - &expected.solution));
+        assert!(off > 0.0 && off < 1e-6 * largest(&expected.solution), "{off}");
     }
 
     #[test]

@@ -6,11 +6,14 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
 use crate::kernel::{ROWS, apply_softmax_jacobian, fill_probabilities, probabilities_of, scores, sum_outer};
-use crate::loss::add_weight_decay;
+use crate::loss::{Precision, add_weight_decay};
 use crate::precondition::Preconditioner;
 use crate::samples::count;
-use crate::{Head, HeadError, Samples};
+use crate::{Head, HeadError, Passes, Samples};
 use hemlock_optim::{inner, norm};
+
+/// Relative residuals below this are rounding noise in single precision.
+const SINGLE_RESIDUAL: f64 = 1e-4;
 
 /// The Hessian of the summed cross-entropy times a direction `V`, packed `[K, d + 1]`: `H V = (P ∘ (U - Σₖ Pₖ Uₖ))ᵀ [Z,
 /// 1]` with `U = [Z, 1] Vᵀ`. Weight decay is not included. The labels have no effect.
@@ -78,54 +81,115 @@ pub fn solve_hessian(
     right_side: ArrayView2<'_, f64>,
     options: &SolveOptions,
 ) -> Result<HessianSolution, HeadError> {
+    solve_hessian_with(&Passes::new(blocks), head, right_side, options)
+}
+
+/// [`solve_hessian`] with given passes over the samples. If they have rough products with the Hessian, these lead; the
+/// residual is an exact one, and exact products go on as long as it is too large.
+///
+/// # Errors
+/// Returns the errors of [`solve_hessian`].
+pub fn solve_hessian_with(
+    passes: &Passes<'_, '_>,
+    head: &Head,
+    right_side: ArrayView2<'_, f64>,
+    options: &SolveOptions,
+) -> Result<HessianSolution, HeadError> {
+    let blocks = passes.blocks();
     HeadError::check_non_negative("weight_decay", options.weight_decay)?;
     HeadError::check_non_negative("tolerance", options.tolerance)?;
     head.check_samples(blocks)?;
     head.check_packed("the right side", &right_side)?;
     let count = count(blocks)?;
-    let cross_entropy = Hessian::new(head, blocks);
-    let multiply = |direction: &Array2<f64>| {
-        let mut product = cross_entropy.times(direction.view()) / count as f64;
+    let mean = |direction: &Array2<f64>, sum: Array2<f64>| {
+        let mut product = sum / count as f64;
         add_weight_decay(direction.view(), options.weight_decay, &mut product);
         product
     };
     let given = options.preconditioner.as_ref();
     let preconditioner = Preconditioner::given_or_new(given, blocks, options.weight_decay, head)?;
-
-    let size = norm(&right_side.to_owned());
-    let (mut solution, mut residual) = (Array2::zeros(right_side.dim()), right_side.to_owned());
+    let mut search = ConjugateGradients {
+        right_side: &right_side,
+        preconditioner: &preconditioner,
+        left: options.max_iterations,
+        solution: Array2::zeros(right_side.dim()),
+    };
     if let Some(start) = &options.start {
         head.check_packed("the start", &start.view())?;
-        solution.assign(start);
-        residual -= &multiply(start);
+        search.solution.assign(start);
     }
-    let mut direction = preconditioner.apply(&residual);
-    let mut energy = inner(&residual, &direction);
-    let target = options.tolerance * size;
-    let mut iterations = 0;
-    while norm(&residual) > target && iterations < options.max_iterations {
-        let product = multiply(&direction);
-        let curvature = inner(&direction, &product);
-        // The direction is in the null space. (The curvature is not a number if the right side is not.)
-        if curvature.is_nan() || curvature <= 0.0 {
-            break;
+    for (hessian, precision) in passes.rough_hessians() {
+        let tolerance = match precision {
+            Precision::Single => options.tolerance.max(SINGLE_RESIDUAL),
+            Precision::Double => options.tolerance,
+        };
+        search.run(tolerance, |direction| mean(direction, hessian(head.packed(), direction.view())));
+    }
+    let cross_entropy = Hessian::new(head, blocks);
+    let multiply = |direction: &Array2<f64>| mean(direction, cross_entropy.times(direction.view()));
+    let led = passes.rough_hessians().next().is_some();
+    let mut residual = if led { search.residual(multiply) } else { f64::INFINITY };
+    if residual > 2.0 * options.tolerance {
+        search.run(options.tolerance, multiply);
+        // The residual of the recurrence drifts away from the true one, so the true one is computed.
+        residual = search.residual(multiply);
+    }
+    Ok(HessianSolution {
+        solution: search.solution,
+        iterations: options.max_iterations - search.left,
+        residual,
+        converged: residual <= 2.0 * options.tolerance,
+    })
+}
+
+/// A search for the solution of `H U = G` by preconditioned conjugate gradients.
+struct ConjugateGradients<'a> {
+    right_side: &'a ArrayView2<'a, f64>,
+    preconditioner: &'a Preconditioner,
+    /// How many products with the Hessian may still be computed.
+    left: usize,
+    solution: Array2<f64>,
+}
+
+impl ConjugateGradients<'_> {
+    /// Goes on from the solution so far to a relative residual of `tolerance`, with products by `multiply`.
+    fn run(&mut self, tolerance: f64, multiply: impl Fn(&Array2<f64>) -> Array2<f64>) {
+        let mut residual = self.right_side.to_owned();
+        let target = tolerance * norm(&residual);
+        if self.solution.iter().any(|u| *u != 0.0) {
+            residual -= &multiply(&self.solution);
         }
-        let step = energy / curvature;
-        solution.scaled_add(step, &direction);
-        residual.scaled_add(-step, &product);
-        let preconditioned = preconditioner.apply(&residual);
-        let next = inner(&residual, &preconditioned);
-        direction *= next / energy;
-        direction += &preconditioned;
-        energy = next;
-        iterations += 1;
+        let mut direction = self.preconditioner.apply(&residual);
+        let mut energy = inner(&residual, &direction);
+        while norm(&residual) > target && self.left > 0 {
+            let product = multiply(&direction);
+            let curvature = inner(&direction, &product);
+            // The direction is in the null space. (The curvature is not a number if the right side is not.)
+            if curvature.is_nan() || curvature <= 0.0 {
+                break;
+            }
+            let step = energy / curvature;
+            self.solution.scaled_add(step, &direction);
+            residual.scaled_add(-step, &product);
+            let preconditioned = self.preconditioner.apply(&residual);
+            let next = inner(&residual, &preconditioned);
+            direction *= next / energy;
+            direction += &preconditioned;
+            energy = next;
+            self.left -= 1;
+        }
     }
-    // Adding a constant to all biases changes nothing: choose the solution whose biases sum to zero.
-    let mut biases = solution.column_mut(head.dim());
-    biases -= biases.sum() / head.classes() as f64;
-    // The residual of the recurrence drifts away from the true one, so the true one is computed.
-    let residual = if size == 0.0 { 0.0 } else { norm(&(&right_side - &multiply(&solution))) / size };
-    Ok(HessianSolution { solution, iterations, residual, converged: residual <= 2.0 * options.tolerance })
+
+    /// Chooses the solution whose biases sum to zero, since adding a constant to all biases changes nothing. Returns
+    /// the L2 norm of its residual relative to the norm of the right side; 0 if the right side is zero.
+    fn residual(&mut self, multiply: impl Fn(&Array2<f64>) -> Array2<f64>) -> f64 {
+        let bias = self.solution.ncols() - 1;
+        let mut biases = self.solution.column_mut(bias);
+        let mean = biases.sum() / biases.len() as f64;
+        biases -= mean;
+        let size = norm(&self.right_side.to_owned());
+        if size == 0.0 { 0.0 } else { norm(&(self.right_side - &multiply(&self.solution))) / size }
+    }
 }
 
 /// Largest number of probabilities that are kept. If there are more, every product computes them again.

@@ -39,7 +39,7 @@ pub mod testing;
 pub use calibrate::calibrate;
 pub use error::HeadError;
 pub use fit::{Fit, FitOptions, fit, fit_with};
-pub use hessian::{HessianSolution, SolveOptions, hessian_vector_sum, solve_hessian};
+pub use hessian::{HessianSolution, SolveOptions, hessian_vector_sum, solve_hessian, solve_hessian_with};
 pub use loss::{
     LossAndGradient, Precision, add_weight_decay, gradient_sum, gradient_sum_of, loss_and_gradient,
     loss_and_gradient_sum, mean_loss,
@@ -47,7 +47,7 @@ pub use loss::{
 pub use margin::smoothed_error;
 pub use mixed::{implicit_gradient, mixed_derivative, mixed_derivative_of, product_and_derivative};
 pub use parameters::{Head, unpack};
-pub use passes::{Passes, RoughPass, SamplePass, volume};
+pub use passes::{HessianProduct, MakePasses, OnHost, Passes, RoughPass, SamplePass, volume};
 pub use precondition::Preconditioner;
 pub use predict::{accuracy, judge, judgements, logits, per_class_accuracy, predict, probabilities};
 pub use samples::{Samples, subsample};

@@ -2,6 +2,7 @@
 
 use ndarray::{Array2, ArrayView2};
 
+use crate::hessian::hessian_vector_sum;
 use crate::loss::{LossAndGradient, Precision, pass};
 use crate::{Head, HeadError, Samples};
 use hemlock_optim::{Level, Limits, Minimum, minimize_in_levels};
@@ -14,12 +15,33 @@ const LARGE: usize = 1 << 33;
 /// A function that passes over samples at packed parameters `[K, d + 1]`.
 pub type SamplePass<'p> = dyn Fn(ArrayView2<'_, f64>) -> LossAndGradient + 'p;
 
+/// A function that multiplies the Hessian of the summed cross-entropy at a head with a direction, both packed, `[K, d +
+/// 1]`.
+pub type HessianProduct<'p> = dyn Fn(ArrayView2<'_, f64>, ArrayView2<'_, f64>) -> Array2<f64> + 'p;
+
 /// Passes over samples for the first steps of a search. They are faster than exact ones.
 pub struct RoughPass<'a> {
     /// The precision of the products.
     pub precision: Precision,
     /// Returns what a pass gives at packed parameters `[K, d + 1]`, which fit the samples.
     pub pass: Box<SamplePass<'a>>,
+    /// Multiplies the Hessian with a direction, if that is faster than on the host in double precision.
+    pub hessian: Option<Box<HessianProduct<'a>>>,
+}
+
+/// Makes passes over training sets that have the same clean samples and different poisons.
+pub trait MakePasses {
+    /// Passes over the clean samples and the poisons. The clean samples are the same in every call.
+    fn over<'b>(&'b self, training: &'b [Samples<'b>; 2]) -> Passes<'b, 'b>;
+}
+
+/// Makes passes on the host ([`Passes::new`]).
+pub struct OnHost;
+
+impl MakePasses for OnHost {
+    fn over<'b>(&'b self, training: &'b [Samples<'b>; 2]) -> Passes<'b, 'b> {
+        Passes::new(training)
+    }
 }
 
 /// Passes over the same samples at many heads: exact ones and, if they pay, rough ones for the first steps of a search.
@@ -41,7 +63,7 @@ impl<'b, 'a> Passes<'b, 'a> {
     #[must_use]
     pub fn in_single(blocks: &'b [Samples<'a>]) -> Self {
         let single = move |packed: ArrayView2<'_, f64>| pass(packed, blocks, Precision::Single);
-        Self::led_by(vec![RoughPass { precision: Precision::Single, pass: Box::new(single) }], blocks)
+        Self::led_by(vec![RoughPass { precision: Precision::Single, pass: Box::new(single), hessian: None }], blocks)
     }
 
     /// Passes whose rough ones are computed elsewhere, from the roughest to the most precise, and whose exact ones are
@@ -63,6 +85,11 @@ impl<'b, 'a> Passes<'b, 'a> {
         self.rough.is_empty()
     }
 
+    /// The rough products with the Hessian and their precision, from the roughest to the most precise.
+    pub(crate) fn rough_hessians(&self) -> impl Iterator<Item = (&HessianProduct<'b>, Precision)> {
+        self.rough.iter().filter_map(|rough| Some((&**rough.hessian.as_ref()?, rough.precision)))
+    }
+
     /// The roughest pass at a head.
     ///
     /// # Errors
@@ -73,6 +100,23 @@ impl<'b, 'a> Passes<'b, 'a> {
             Some(rough) => (rough.pass)(head.packed()),
             None => pass(head.packed(), self.blocks, Precision::Double),
         })
+    }
+
+    /// The roughest product of the Hessian of the summed cross-entropy at a head with a direction, packed `[K, d + 1]`.
+    ///
+    /// # Errors
+    /// Returns an error if the samples or the direction do not fit the head.
+    pub fn rough_hessian_vector(
+        &self,
+        head: &Head,
+        direction: ArrayView2<'_, f64>,
+    ) -> Result<Array2<f64>, HeadError> {
+        head.check_samples(self.blocks)?;
+        head.check_packed("the direction", &direction)?;
+        match self.rough_hessians().next() {
+            Some((hessian, _)) => Ok(hessian(head.packed(), direction)),
+            None => hessian_vector_sum(head, self.blocks, direction),
+        }
     }
 
     /// A pass in double precision at a head, on the host.
@@ -99,7 +143,7 @@ impl<'b, 'a> Passes<'b, 'a> {
         let exact = |packed: ArrayView2<'_, f64>| pass(packed, self.blocks, Precision::Double);
         let exact = |at: &Array2<f64>| objective(at, &exact);
         let mut functions = Vec::with_capacity(self.rough.len());
-        for RoughPass { precision, pass } in &self.rough {
+        for RoughPass { precision, pass, .. } in &self.rough {
             functions.push((move |at: &Array2<f64>| objective(at, &**pass), *precision));
         }
         let rough: Vec<Level<'_>> = functions.iter().map(|(function, precision)| level(function, *precision)).collect();

@@ -4,6 +4,7 @@ use crate::{Known, MatchingStart, Params, RefineFrom};
 use hemlock_artifact::{AttackId, CurvePoint, DecoderArtifact, Features, Images, PoisonFeatures, TargetParams};
 use hemlock_attack::adaptive::{self, Evasion};
 use hemlock_attack::{attacks, random_features};
+use hemlock_head_device::make_passes;
 use hemlock_models::Extractor;
 use hemlock_perturb::{
     CleanFeatureStats, Decoder, FrozenExtractor, Matched, Matching, MatchingProblem, PixelLimits, PixelRange,
@@ -185,11 +186,12 @@ impl<'a> Inversion<'a> {
         target: &TargetParams,
     ) -> Result<(Matched, Vec<CurvePoint>), StageError> {
         let PoisonFeatures { spec, labels, .. } = self.poison_features;
-        let mut objective = attacks::objective(spec, self.features, target, self.ctx.cancel)?;
+        let clean = self.features.train.samples(self.features.classes.len())?;
+        let passes = make_passes(clean, self.ctx)?;
+        let mut objective = attacks::objective(spec, self.features, target, self.ctx.cancel, &*passes)?;
         let refinement = Refinement { name: "refinement", steps, step, labels, constraint: &self.constraint };
         let mut refined = refinement.run(&self.frozen, limits, &mut *objective, matched.pixels, self.ctx)?;
         let mut taken = steps;
-        let clean = self.features.train.samples(self.features.classes.len())?;
         if let Some(evasion) = Evasion::new(spec, clean, target.weight_decay)? {
             refined = refinement.adapt(
                 &self.frozen,

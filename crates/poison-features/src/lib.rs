@@ -9,6 +9,7 @@ use hemlock_artifact::{AttackSpec, Features, PoisonFeatures, TargetParams};
 use hemlock_attack::adaptive::{Adaptive, Evasion};
 use hemlock_attack::attacks::{self, Defaults, Stochasticity};
 use hemlock_attack::{AttackParams, AttackRef, Base, Labels, Start, poison_count};
+use hemlock_head_device::make_passes;
 use hemlock_optim::PAIRS;
 use hemlock_stage::{About, Context, ParamError, StageError, StageRole, inputs};
 use hemlock_threat::{ConstraintKind, ConstraintKinds};
@@ -300,7 +301,8 @@ impl hemlock_stage::Stage for Stage {
         let clean = features.train.samples(features.classes.len())?;
         let count = poison_count(params.poison_fraction, clean.len())?;
         let constraint = attacks::constraint(&spec, clean)?;
-        let mut objective = attacks::objective(&spec, &features, &target, ctx.cancel)?;
+        let passes = make_passes(clean, ctx)?;
+        let mut objective = attacks::objective(&spec, &features, &target, ctx.cancel, &*passes)?;
         let journal = RefCell::new(Journal::load(ctx));
         let search = Search { params, clean, count, constraint: &constraint, ctx, journal };
         let mut found = search.make(&mut *objective)?;

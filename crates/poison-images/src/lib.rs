@@ -11,6 +11,7 @@ use hemlock_attack::{
     AttackParams, AttackRef, InitialPoisons, Initialization, Labels, Objective, Start, attacks, poison_count,
 };
 use hemlock_head::Samples;
+use hemlock_head_device::make_passes;
 use hemlock_models::{Extractor, extracted, open_extractor};
 use hemlock_perturb::{
     CleanFeatureStats, FrozenExtractor, GreyLevels, Measure, PixelLimits, PixelRange, Refinement, base_images,
@@ -231,14 +232,17 @@ pub fn poison(
 ) -> Result<Poisons, StageError> {
     let samples = features.train.samples(features.classes.len())?;
     let spec = params.spec(ctx.seed)?;
-    let mut objective = attacks::objective(&spec, features, target, ctx.cancel)?;
+    let frozen = FrozenExtractor::new(extractor, &features.normalization);
+    let constraint = attacks::constraint(&spec, samples)?;
+    let passes = make_passes(samples, ctx)?;
+    let mut objective = attacks::objective(&spec, features, target, ctx.cancel, &*passes)?;
     let attack = PixelAttack {
         params,
-        frozen: &FrozenExtractor::new(extractor, &features.normalization),
+        frozen: &frozen,
         train,
         clean: samples,
         count: poison_count(params.poison_fraction, samples.len())?,
-        constraint: &attacks::constraint(&spec, samples)?,
+        constraint: &constraint,
         ctx,
     };
     let mut attacked = attack.best(&mut *objective)?;

@@ -6,7 +6,6 @@ use crate::{
     words::{capital, list, share},
 };
 use hemlock_pipeline::nodes;
-use hemlock_stage::StageRole;
 use hemlock_threat::Sees;
 use serde_json::Value;
 use std::collections::BTreeSet;

@@ -144,16 +144,22 @@ fn decoder() -> Check {
     })
 }
 
-/// Checks a pass of a head over labelled features.
+/// Checks a pass of a head over labelled features, and a product with its Hessian.
 fn head() -> Check {
     Check::new("a pass of a head", STEP, |device, _| {
         let wrong = |e: HeadError| StageError::internal(e.to_string());
         let data = GaussianClusters::new(1024, 64, 10, 0);
         let head = Head::from_packed(random(10, 65, 1)).map_err(wrong)?;
         let blocks = [data.samples()];
-        let found = passes_on(&device::open_named(device)?, &blocks).rough(&head).map_err(wrong)?;
-        let gradient = found.gradient.iter().map(|g| *g as f32).collect();
-        Ok(vec![("loss".to_owned(), vec![found.loss as f32]), ("gradient".to_owned(), gradient)])
+        let device = device::open_named(device)?;
+        let passes = passes_on(&device, &blocks);
+        let found = passes.rough(&head).map_err(wrong)?;
+        let product = passes.rough_hessian_vector(&head, random(10, 65, 2).view()).map_err(wrong)?;
+        Ok(vec![
+            ("loss".to_owned(), vec![found.loss as f32]),
+            ("gradient".to_owned(), found.gradient.iter().map(|g| *g as f32).collect()),
+            ("Hessian product".to_owned(), product.iter().map(|p| *p as f32).collect()),
+        ])
     })
 }
 

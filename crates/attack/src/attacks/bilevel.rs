@@ -44,7 +44,8 @@ impl Attack for Bilevel {
         let (raised, head) = (given.raised(self.sees)?, given.target.clean.clone());
         let decay = given.target.weight_decay;
         Ok(Box::new(
-            crate::BilevelObjective::new(given.clean, raised, head, decay, self.temperature)?.stopped_by(given.cancel),
+            crate::BilevelObjective::new(given.clean, raised, head, decay, self.temperature)?
+                .within(given.cancel, given.passes),
         ))
     }
 }

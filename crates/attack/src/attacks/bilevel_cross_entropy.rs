@@ -24,6 +24,9 @@ impl Attack for BilevelCrossEntropy {
     fn objective<'a>(&self, given: &ObjectiveInputs<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
         let (raised, head) = (given.raised(self.sees)?, given.target.clean.clone());
         let decay = given.target.weight_decay;
-        Ok(Box::new(crate::BilevelObjective::cross_entropy(given.clean, raised, head, decay)?.stopped_by(given.cancel)))
+        Ok(Box::new(
+            crate::BilevelObjective::cross_entropy(given.clean, raised, head, decay)?
+                .within(given.cancel, given.passes),
+        ))
     }
 }

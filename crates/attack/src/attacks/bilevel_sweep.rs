@@ -56,7 +56,7 @@ impl Attack for BilevelSweep {
         let head = |decay: &f64| {
             let start = given.target.clean.clone();
             let objective = BilevelObjective::new(given.clean, raised.clone(), start, *decay, self.temperature)?;
-            Ok::<_, HeadError>(objective.stopped_by(given.cancel))
+            Ok::<_, HeadError>(objective.within(given.cancel, given.passes))
         };
         Ok(Box::new(SweepObjective(self.weight_decays.iter().map(head).collect::<Result<_, _>>()?)))
     }

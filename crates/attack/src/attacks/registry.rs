@@ -3,7 +3,7 @@
 use super::{ATTACKS, Attack, Defaults, ObjectiveInputs, Stochasticity};
 use crate::Objective;
 use hemlock_artifact::{AttackSpec, Features, TargetParams};
-use hemlock_head::Samples;
+use hemlock_head::{MakePasses, Samples};
 use hemlock_stage::{Cancel, ParamError, StageError, read, spec_schema};
 use hemlock_threat::Constraint;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -138,7 +138,8 @@ pub fn constraint(spec: &AttackSpec, clean: Samples) -> Result<Constraint, Param
 }
 
 /// The objective of `spec` against a victim that trains on the clean samples of `features`. After `cancel` requests a
-/// stop, evaluations return soon, with meaningless values.
+/// stop, evaluations return soon, with meaningless values. `passes` makes passes over the clean training samples of
+/// `features` and poisons.
 ///
 /// # Errors
 /// Returns an error if the attack is unknown, and the errors of [`Attack::objective`].
@@ -147,12 +148,13 @@ pub fn objective<'a>(
     features: &'a Features,
     target: &'a TargetParams,
     cancel: &'a Cancel,
+    passes: &'a dyn MakePasses,
 ) -> Result<Box<dyn Objective + 'a>, StageError> {
     let attack = find(&spec.attack)
         .ok_or_else(|| StageError::internal(format!("poisons were made by an unknown attack, `{}`", spec.attack)))?;
     let classes = features.classes.len();
     let (clean, validation) = (features.train.samples(classes)?, features.validation.samples(classes)?);
-    attack.objective(&spec.parameters, &ObjectiveInputs { clean, validation, target, seed: spec.seed, cancel })
+    attack.objective(&spec.parameters, &ObjectiveInputs { clean, validation, target, seed: spec.seed, cancel, passes })
 }
 
 /// One of the attacks that [`all`] lists. Specs refer to it by its name.

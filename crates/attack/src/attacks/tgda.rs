@@ -60,7 +60,8 @@ impl Attack for Tgda {
         let (raised, head) = (given.raised(self.sees)?, given.target.clean.clone());
         let decay = given.target.weight_decay;
         Ok(Box::new(
-            BilevelObjective::tgda(given.clean, raised, head, decay, self.inner, given.seed)?.stopped_by(given.cancel),
+            BilevelObjective::tgda(given.clean, raised, head, decay, self.inner, given.seed)?
+                .within(given.cancel, given.passes),
         ))
     }
 }
