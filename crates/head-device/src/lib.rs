@@ -1,9 +1,9 @@
 //! Passes of a linear head over large samples, on a device that computes with tensors, such as a GPU.
 //!
 //! A pass gives the summed cross-entropy, its gradient and the number of correct predictions, or a product with the
-//! Hessian. The device computes them in f32 and, where it has it, in f64. They lead a search ([`Passes::led_by`]) or the
-//! solution of a linear system, whose last steps are the host's in f64: so the result is the same, within the tolerance
-//! that there is on the host.
+//! Hessian. The device computes them in f32 and, where it has it, in f64. They lead a search ([`Passes::led_by`]) or
+//! the solution of a linear system, whose last steps are the host's in f64: so the result is the same, within the
+//! tolerance that there is on the host.
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, FloatDType, IndexingUpdateOp, Int, Tensor, TensorData};
