@@ -249,8 +249,11 @@ fn upload(samples: &Samples<'_>, device: &Device) -> Tensor<2> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hemlock_attack::testing::{Clouds, clouds};
+    use hemlock_attack::{BilevelObjective, Objective};
     use hemlock_head::testing::{GaussianClusters, random};
     use hemlock_head::{FitOptions, Head, SolveOptions, fit, fit_with, hessian_vector_sum, solve_hessian_with};
+    use hemlock_stage::Cancel;
     use ndarray::Slice;
 
     /// Features in both precisions, in tiles of which some are uploaded for every pass.
@@ -315,6 +318,24 @@ mod tests {
         assert!(expected.converged && found.converged, "{expected:?} {found:?}");
         let off = largest(&(&found.solution - &expected.solution));
         assert!(off > 0.0 && off < 1e-6 * largest(&expected.solution), "{off}");
+    }
+
+    fn step_of_bilevel<'a>(setting: &'a Clouds, passes: &'a dyn MakePasses) -> (f64, Array2<f64>) {
+        let (clean, raised) = (setting.clean(), vec![setting.validation()]);
+        let bilevel = BilevelObjective::new(clean, raised, setting.head.clone(), 1e-2, 1.0).unwrap();
+        let (z, labels) = clouds(6, 3);
+        let mut found = bilevel.within(&Cancel::default(), passes).evaluate(z.view(), &labels).unwrap();
+        (found.value, found.terms.remove(0).adjoint)
+    }
+
+    /// The tolerances are those of the attack: 1e-5 for the head's gradient, 1e-3 for the linear system.
+    #[test]
+    fn an_attack_takes_the_host_s_step() {
+        let setting = Clouds::new();
+        let clean = CleanOnDevice(DeviceSamples::new(&Device::flex(), &[setting.clean()], (TILE, KEPT)));
+        let (expected, found) = (step_of_bilevel(&setting, &OnHost), step_of_bilevel(&setting, &clean));
+        assert!((found.0 - expected.0).abs() < 1e-5, "{found:?} {expected:?}");
+        assert!(largest(&(&found.1 - &expected.1)) < 2e-3 * largest(&expected.1), "{found:?} {expected:?}");
     }
 
     #[test]

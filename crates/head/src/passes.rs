@@ -106,11 +106,7 @@ impl<'b, 'a> Passes<'b, 'a> {
     ///
     /// # Errors
     /// Returns an error if the samples or the direction do not fit the head.
-    pub fn rough_hessian_vector(
-        &self,
-        head: &Head,
-        direction: ArrayView2<'_, f64>,
-    ) -> Result<Array2<f64>, HeadError> {
+    pub fn rough_hessian_vector(&self, head: &Head, direction: ArrayView2<'_, f64>) -> Result<Array2<f64>, HeadError> {
         head.check_samples(self.blocks)?;
         head.check_packed("the direction", &direction)?;
         match self.rough_hessians().next() {
