@@ -2,6 +2,7 @@
 
 use crate::project::{Project, TINY};
 use serde_json::Value;
+use std::fs;
 
 fn results(project: &Project, name: &str) -> Vec<Value> {
     let results = project.ok(&format!("results {name} --json")).out;
@@ -331,5 +332,11 @@ fn a_head_is_repaired_as_far_as_poisons_are_found() {
             assert!(number("distance") <= most, "{params}: {found}");
         }
     }
+    // Repairs share the key of their evaluation, and are different results nevertheless, also in a results file.
+    project.ok("report repaired -o page.html");
+    project.ok("report --from page.tables/results.jsonl.zst -o again.html");
+    let [page, again] = ["page", "again"]
+        .map(|name| fs::read_to_string(project.path().join(format!("{name}.tables/results.csv"))).unwrap());
+    assert_eq!((page.lines().count(), &page), (14, &again));
     project.fails("plan repaired --set repair.found=1.5", 2, &["found", "at most 1"]);
 }

@@ -136,6 +136,16 @@ pub struct ResultRow {
     pub clean_outliers: Option<f64>,
 }
 
+impl ResultRow {
+    /// What tells the result from all others: the key of its evaluation, the seed, and the parameters of the stages
+    /// that measured it as well, such as a repair, and that no evaluation reads.
+    #[must_use]
+    pub fn identity(&self) -> (String, u64, Vec<String>) {
+        let measured = self.declared.iter().filter_map(|(node, _)| self.params.get(node)).map(Value::to_string);
+        (self.key.clone(), self.seed, measured.collect())
+    }
+}
+
 /// Returns the results that a plan has so far, and the number of results that are still missing. The digests of the
 /// evaluations are checked, and the manifests of all artifacts that they come from.
 ///

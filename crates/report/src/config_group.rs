@@ -56,10 +56,7 @@ impl ConfigGroup {
     #[must_use]
     pub fn all(rows: &[ResultRow]) -> Vec<Self> {
         let mut seen = BTreeSet::new();
-        let measured =
-            |r: &ResultRow| r.declared.iter().map(|(node, _)| r.params[node].to_string()).collect::<Vec<_>>();
-        let new = |r: &&ResultRow| seen.insert((r.key.clone(), r.seed, measured(r)));
-        let rows: Vec<ResultRow> = rows.iter().filter(new).cloned().collect();
+        let rows: Vec<ResultRow> = rows.iter().filter(|row| seen.insert(row.identity())).cloned().collect();
         let pipelines: BTreeSet<&str> = rows.iter().map(|r| r.pipeline.as_str()).collect();
         let sources: BTreeSet<(&str, Option<String>)> =
             rows.iter().map(|r| (r.pipeline.as_str(), downstream(r))).collect();

@@ -3,6 +3,7 @@
 use crate::ReportError;
 use hemlock_pipeline::{Plan, ResultRow, ResultsFile, ResultsFileError, SavedPipeline, Spec, Task, read_answers, rows};
 use hemlock_store::{Store, StoreError};
+use std::collections::{BTreeMap, btree_map::Entry};
 use std::path::PathBuf;
 
 /// A pipeline and its results so far.
@@ -40,6 +41,7 @@ impl PipelineResults {
     /// A file cannot be read, or has another accuracy of a result than a file before it.
     pub fn in_files(files: &[PathBuf]) -> Result<Vec<Self>, ReportError> {
         let mut all: Vec<Self> = Vec::new();
+        let mut accuracies = BTreeMap::new();
         for file in files {
             let ResultsFile { pipelines, rows } = ResultsFile::read(file)?;
             for SavedPipeline { name, description, command, missing } in pipelines {
@@ -52,13 +54,16 @@ impl PipelineResults {
             }
             for row in rows {
                 let Some(of) = all.iter_mut().find(|of| of.name == row.pipeline) else { continue };
-                match of.rows.iter().find(|known| known.key == row.key) {
-                    Some(known) if known.accuracy != row.accuracy => {
+                match accuracies.entry((row.pipeline.clone(), row.identity())) {
+                    Entry::Occupied(known) if *known.get() != row.accuracy => {
                         let what = format!("the result {} has another accuracy than in a file before it", row.key);
                         return Err(ResultsFileError { path: file.clone(), line: None, what }.into());
                     }
-                    Some(_) => {}
-                    None => of.rows.push(row),
+                    Entry::Occupied(_) => {}
+                    Entry::Vacant(new) => {
+                        new.insert(row.accuracy.clone());
+                        of.rows.push(row);
+                    }
                 }
             }
         }
