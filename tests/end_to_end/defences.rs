@@ -284,7 +284,7 @@ fn certified_accuracy_is_a_floor_under_every_attack() {
     assert!(rows.iter().any(|row| row["victim"] == "voting" && at_one(row) > 0.1), "something is certified");
     assert!(rows.iter().any(|row| row["victim"] == "ridge" && at_one(row) > 0.1), "something is certified");
     project.ok("report certified");
-    let page = std::fs::read_to_string(project.path().join("reports/certified.html")).unwrap();
+    let page = fs::read_to_string(project.path().join("reports/certified.html")).unwrap();
     assert!(page.contains("<section id=\"certified\">") && page.contains("Voting, election run-off"), "the figure");
     project.fails("plan certified --set victim.spread=13", 2, &["spread", "at most `heads`"]);
     let unbounded = ["constraint", "bounds poisons", "`ball`"];
