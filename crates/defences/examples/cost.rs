@@ -109,10 +109,13 @@ fn repairs(timer: &Timer, set: &TrainingData<'_>, poison: &[bool]) {
     timer.run("repair newton", || {
         format!("norm {:.2}", repair::newton_step(&head, &[kept.samples()], DECAY).unwrap().norm())
     });
-    let steps = repair::GradientSteps { weight_decay: DECAY, count: 50, rate: 1.0 };
+    let steps = repair::GradientSteps { weight_decay: DECAY, count: 100, rate: 1.0 };
     timer.run("repair gradient ascent", || {
         let found = repair::gradient_ascent(&head, &[kept.samples()], &[gone.samples()], 0.01, &steps).unwrap();
         format!("norm {:.2}", found.norm())
+    });
+    timer.run("repair fine-tune", || {
+        format!("norm {:.2}", repair::fine_tune(&head, &[kept.samples()], &steps).unwrap().norm())
     });
 }
 

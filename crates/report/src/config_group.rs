@@ -456,6 +456,15 @@ fn label(attack: &AttackId, parameters: &[(String, String)], but: &[&str]) -> St
     std::iter::once(attack.objective.clone()).chain(made).chain(parameters).collect::<Vec<_>>().join(", ")
 }
 
+/// Classes, a JSON list, in words: a long list by its number and its ends.
+fn classes(list: &str) -> String {
+    match serde_json::from_str::<Vec<String>>(list).as_deref() {
+        Ok(all @ [first, .., last]) if all.len() > 3 => format!("{} classes, {first} to {last}", all.len()),
+        Ok(all) => all.join(", "),
+        Err(_) => list.to_owned(),
+    }
+}
+
 /// A parameter in words. A field without words of its own is named as in the spec.
 fn in_words(field: &str, value: &str) -> String {
     match field {
@@ -464,6 +473,7 @@ fn in_words(field: &str, value: &str) -> String {
         "poison_fraction" => value.parse().map_or_else(|_| value.to_owned(), words::share),
         "constraint" if value == "none" => "no constraint".to_owned(),
         "constraint" | "arch" => value.to_owned(),
+        "classes" => classes(value),
         "kind" => format!("{value} victim"),
         "defence" => format!("behind {value}"),
         "adaptive" => field.to_owned(),
@@ -501,6 +511,29 @@ mod tests {
                 "bilevel, behind sphere, adaptive, linear victim",
                 "bilevel, behind slab, linear victim",
                 "bilevel, behind sphere, mlp victim"
+            ]
+        );
+    }
+
+    /// Heads on the same images with other labels, or on fewer classes, have names of their own.
+    #[test]
+    fn names_have_the_labels_and_the_classes() {
+        let on = |downstream: Value| made_up("bilevel").with("dataset.downstream", downstream).rows();
+        let coarse = json!({ "kind": "cifar100", "labels": "coarse" });
+        let classes = json!(["apple", "bear", "chair", "rose"]);
+        let rows = [
+            on(json!({ "source": "cifar100" })),
+            on(json!({ "source": coarse })),
+            on(json!({ "source": "cifar100", "classes": classes })),
+        ];
+        let configs = ConfigGroup::all(&rows.concat());
+        let names: Vec<&str> = configs.iter().map(|config| config.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "made-up, CIFAR-100: bilevel",
+                "made-up, CIFAR-100 (coarse labels): bilevel",
+                "made-up, CIFAR-100: bilevel, 4 classes, apple to rose"
             ]
         );
     }

@@ -70,7 +70,8 @@ impl<'a> ExperimentContext<'a> {
                 )
             }
             None => {
-                let on = self.0.first().and_then(|c| c.pretrained_on()).map(|s| format!(" on {images}{}", source(&s)));
+                let sources = self.every(&|c| c.pretrained_on().map(|s| source(&s)));
+                let on = (!sources.is_empty()).then(|| format!(" on {images}{}", sources.join(" or ")));
                 let epochs = self
                     .text(nodes::EXTRACTOR, "epochs")
                     .filter(|_| on.is_some())
@@ -115,11 +116,14 @@ impl<'a> ExperimentContext<'a> {
         let counts: Vec<String> = counts
             .iter()
             .filter_map(|(field, what)| {
-                let n = self.first(nodes::DOWNSTREAM_IMAGES, field)?;
                 // An absent `validation` stands for the validation split of the source, which may be empty. The other
                 // counts stand for all images if they are absent.
-                let known = !n.is_null() || *field != "validation";
-                known.then(|| if n.is_null() { format!("all {what}") } else { format!("{n} {what}") })
+                let count = |c: &ConfigGroup| match c.parameter(nodes::DOWNSTREAM_IMAGES, field)? {
+                    Value::Null => (*field != "validation").then(|| "all".to_owned()),
+                    n => Some(n.to_string()),
+                };
+                let counts = self.every(&count);
+                (!counts.is_empty()).then(|| format!("{} {what}", counts.join(" or ")))
             })
             .collect();
         let images = if self.first(nodes::DOWNSTREAM_IMAGES, "seed").is_some_and(|s| s == "run") {
@@ -356,6 +360,7 @@ pub fn source(text: &str) -> String {
     let field = |name: &str| value.get(name).and_then(Value::as_str);
     match (value.as_str().or_else(|| field("kind")), field("domain"), field("path")) {
         (Some("cifar10"), ..) => "CIFAR-10".to_owned(),
+        (Some("cifar100"), ..) if field("labels") == Some("coarse") => "CIFAR-100 (coarse labels)".to_owned(),
         (Some("cifar100"), ..) => "CIFAR-100".to_owned(),
         (Some("synthetic"), Some(domain), _) => format!("synthetic pictures (domain {domain})"),
         (_, _, Some(path)) => format!("pictures of the folder {path}"),

@@ -42,7 +42,7 @@ pub enum ChosenBy {
 }
 
 fn usual() -> Vec<f64> {
-    vec![1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
+    vec![1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]
 }
 
 fn fifth() -> f64 {

@@ -30,7 +30,7 @@ pub(super) struct BilevelSweep {
 
 impl Default for BilevelSweep {
     fn default() -> Self {
-        let weight_decays = vec![1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
+        let weight_decays = vec![1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
         Self { sees: Sees::default(), temperature: 0.5, weight_decays }
     }
 }
