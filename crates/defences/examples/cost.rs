@@ -18,7 +18,7 @@ use hemlock_threat::Constraint;
 use ndarray::Array2;
 
 const DECAY: f64 = 1e-4;
-const GRID: [f64; 6] = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
+const GRID: [f64; 7] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
 
 fn clusters(d: usize) -> (Array2<f32>, Vec<u32>, Vec<bool>) {
     let (n, classes) = (50_000, 10);
