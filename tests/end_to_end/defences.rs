@@ -233,7 +233,7 @@ fn a_victim_chooses_its_weight_decay() {
     for row in &rows {
         let chosen = &row["chosen_weight_decay"];
         for set in ["clean", "features", "images"] {
-            assert!([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1].map(Value::from).contains(&chosen[set]), "{chosen}");
+            assert!([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0].map(Value::from).contains(&chosen[set]), "{chosen}");
         }
         assert!(row["loss_bound"].is_null(), "the bound is one for the weight decay of the target");
     }

@@ -274,7 +274,7 @@ impl Extractor {
         tile: usize,
         work: impl Fn(Range<usize>) -> Result<T, E> + Sync,
     ) -> Result<Vec<T>, E> {
-        if self.on_host() { par_tiles(n, self.tile(tile), work) } else { on_device(&self.device, n, tile, work) }
+        if self.on_host() { par_tiles(n, self.tile(n, tile), work) } else { on_device(&self.device, n, tile, work) }
     }
 
     /// Features `[n, d]` of images `[n, 3, h, w]` in `[0, 1]`, computed on the calling thread alone.
@@ -348,11 +348,11 @@ impl Extractor {
         Ok(Passed { images, features })
     }
 
-    /// Images of one tile on the host: at most `most`, and fewer if few images fill the caches.
-    fn tile(&self, most: usize) -> usize {
+    /// Images of one tile on the host, of `n` in all: at most `most`.
+    fn tile(&self, n: usize, most: usize) -> usize {
         let Body::Native(native) = &self.body else { return most };
         let Kernels::Own(net) = &native.kernels else { return most };
-        net.together().unwrap_or(most).min(most)
+        net.tile(n, most, rayon::current_num_threads())
     }
 
     /// Features, and the forward cache for [`Extractor::backward`], so that features and gradient take one forward pass
@@ -442,8 +442,8 @@ impl Extractor {
 
     /// Writes the features `[n, d]` of 8-bit images `[n, 3, h, w]` to `features`.
     ///
-    /// Images are processed in tiles on the threads of the current rayon pool. The tiles are fixed, so that on `flex`
-    /// the bytes do not depend on the number of threads. Only the tiles in progress are in memory as floats.
+    /// Images are processed in tiles on the threads of the current rayon pool, whose number does not change the bytes
+    /// on `flex`. Only the tiles in progress are in memory as floats.
     ///
     /// `progress` is called with the number of finished images, from several threads, and returns whether to continue.
     ///
@@ -480,7 +480,7 @@ impl Extractor {
             if progress(done) { Ok(()) } else { Err(ExtractError::Interrupted) }
         };
         if self.on_host() {
-            par_tiles(n, self.tile(TILE), |rows| {
+            par_tiles(n, self.tile(n, TILE), |rows| {
                 let made = self.forward(&pixels(&rows))?;
                 keep(rows, made)
             })?;

@@ -52,11 +52,13 @@ impl FrozenNetwork {
         }
     }
 
-    /// How many images go through the layers together, if a larger tile would be of no use.
-    pub(crate) fn together(&self) -> Option<usize> {
+    /// How many of `n` images a thread should pass at a time: at most `most`, and fewer if few images fill the caches.
+    /// In a residual network the tile changes no image's result, so that all threads get as many.
+    pub(crate) fn tile(&self, n: usize, most: usize, threads: usize) -> usize {
         match self {
-            Self::ResNet(..) | Self::ConvNext(_) => None,
-            Self::Vit(net) => Some(net.together()),
+            Self::ResNet(..) => even_tile(n, most, threads),
+            Self::Vit(net) => net.together().min(most),
+            Self::ConvNext(_) => most,
         }
     }
 
@@ -501,6 +503,13 @@ impl Segment<'_> {
     fn backward(&self, passes: &mut [Backward<'_>]) {
         self.blocks.iter().rev().for_each(|(block, at)| block.backward(passes, *at));
     }
+}
+
+/// The size of tiles of at most `most` of `n` images, so that `threads` threads end at the same time: a multiple of
+/// [`TOGETHER`].
+fn even_tile(n: usize, most: usize, threads: usize) -> usize {
+    let rounds = n.div_ceil((most * threads).max(1)).max(1);
+    n.div_ceil((rounds * threads).max(1)).next_multiple_of(TOGETHER).min(most).max(1)
 }
 
 fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -10,7 +10,7 @@
 //! - [`extractor`]: a frozen network with its input normalisation: images in, features out.
 //! - [`BackbonePrefix`]: the first blocks of a frozen network.
 //! - [`import`]: extractors from files of other tools: PyTorch checkpoints and safetensors.
-//! - [`tiles`]: work split into fixed tiles, so that results don't depend on the thread count.
+//! - [`tiles`]: work split into tiles, so that results don't depend on the thread count.
 
 mod backbone_prefix;
 pub mod clip_resnet;

@@ -1,8 +1,8 @@
-//! Work in fixed tiles, so that results do not depend on the number of threads.
+//! Work in tiles, such that results do not depend on the number of threads.
 //!
 //! burn-flex spreads every operation over the current rayon pool, which pays poorly for the small operations of a
-//! ResNet. Whole tiles that run side by side, each in a pool of one thread, are about 40 % faster, and as the tiles are
-//! fixed, the bytes are the same for every number of threads.
+//! ResNet. Whole tiles that run side by side, each in a pool of one thread, are about 40 % faster. The bytes are the
+//! same for every number of threads, because tiles are fixed, or change no result.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

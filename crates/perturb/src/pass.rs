@@ -154,6 +154,7 @@ impl<'a> FrozenExtractor<'a> {
             let pixels = &pixels[rows.start * size..rows.end * size];
             let zeta = &zeta[rows.start * d..];
             let cache = caches.lock().unwrap_or_else(PoisonError::into_inner).remove(&rows.start);
+            let cache = cache.filter(|cache| cache.features.len() == rows.len() * d);
             match cache {
                 Some(cache) => {
                     let gradient = self.grad_features(&cache.features, |z| distances(z, zeta, d).0);
@@ -255,8 +256,9 @@ mod tests {
         context(0, |ctx| {
             let mut pass = frozen.pass(pixels.view(), ctx).unwrap();
             assert_eq!(pass.features, frozen.features(pixels.view(), ctx).unwrap());
-            assert_eq!(pass.caches.len(), 3);
-            pass.caches.remove(&TILE);
+            assert!(pass.caches.len() > 2);
+            let second = *pass.caches.keys().nth(1).unwrap();
+            pass.caches.remove(&second);
             assert_eq!(frozen.gradient_back(pass, &flat, &zeta).unwrap(), expected);
         });
     }

@@ -230,7 +230,7 @@ impl hemlock_stage::Stage for Stage {
         named_by: &["attack", "noise", "poison_fraction"],
         ..About::new(StageRole::ImageAttack, "find noise that makes images teach nothing")
     };
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     type Params = Params;
@@ -369,9 +369,9 @@ fn make(
         let (frozen, head) = learner.as_is();
         let gradient_and_losses =
             |noise: &Noise| frozen.vjp_tiled(&noise.pixels(), aims.len(), |row, z| loss(head, z, &aims[row..]));
-        let (mut gradient, sums) = gradient_and_losses(&noise)?;
-        let mean = |of: fn(&LossSums) -> f64| sums.iter().map(of).sum::<f64>() / n;
-        let (loss, mistaken) = (mean(|f| f.loss), mean(|f| f.mistaken));
+        let (mut gradient, losses) = gradient_and_losses(&noise)?;
+        let mean = |of: fn(&SampleLoss) -> f64| losses.iter().flatten().map(of).sum::<f64>() / n;
+        let (loss, mistaken) = (mean(|f| f.loss), mean(|f| f64::from(u8::from(f.mistaken))));
         bar.say(format!("loss {loss:.3}, mistaken {mistaken:.3}"));
         curve.push(CurvePoint { step: round, objective: loss });
         let stopped = match round {
@@ -403,19 +403,19 @@ fn stalled(curve: &[CurvePoint], patience: u32) -> bool {
     before.is_some_and(|n| least(curve) > (1.0 - FALL) * least(&curve[..n]))
 }
 
-/// Sums over some samples.
-struct LossSums {
+/// What a head says of a sample.
+struct SampleLoss {
     /// Cross-entropy, in nats.
     loss: f64,
-    /// Number of misclassified samples.
-    mistaken: f64,
+    /// Whether it is misclassified.
+    mistaken: bool,
 }
 
 /// The gradient `W' (p - e_y)` of the cross-entropy with respect to the features `z` of some samples, whose labels are
-/// the first of `labels`, and the sums over these samples.
-fn loss(head: &Head, z: &[f32], labels: &[u32]) -> (Vec<f32>, LossSums) {
+/// the first of `labels`, and the losses of these samples.
+fn loss(head: &Head, z: &[f32], labels: &[u32]) -> (Vec<f32>, Vec<SampleLoss>) {
     let (weight, bias) = (head.weight(), head.bias());
-    let mut sums = LossSums { loss: 0.0, mistaken: 0.0 };
+    let mut losses = Vec::new();
     let mut grad_features = Vec::with_capacity(z.len());
     for (z, label) in z.chunks_exact(head.dim()).zip(labels) {
         let score = |k: usize| bias[k] + weight.row(k).iter().zip(z).map(|(w, z)| w * f64::from(*z)).sum::<f64>();
@@ -425,14 +425,13 @@ fn loss(head: &Head, z: &[f32], labels: &[u32]) -> (Vec<f32>, LossSums) {
         let own = p[label];
         p.iter_mut().for_each(|p| *p = (*p - most).exp());
         let sum: f64 = p.iter().sum();
-        sums.loss += sum.ln() + most - own;
-        sums.mistaken += f64::from(u8::from(own < most));
+        losses.push(SampleLoss { loss: sum.ln() + most - own, mistaken: own < most });
         p.iter_mut().for_each(|p| *p /= sum);
         p[label] -= 1.0;
         grad_features
             .extend((0..z.len()).map(|j| weight.column(j).iter().zip(&p).map(|(w, p)| w * p).sum::<f64>() as f32));
     }
-    (grad_features, sums)
+    (grad_features, losses)
 }
 
 #[cfg(test)]
@@ -536,16 +535,17 @@ mod tests {
     fn the_derivative_is_that_of_the_loss() {
         let head = Head::from_packed(array![[0.3, -0.2, 0.1], [-0.4, 0.5, 0.0], [0.2, 0.1, -0.3]]).unwrap();
         let (z, labels) = ([0.5f32, -1.0, 2.0, 0.25], [2u32, 0]);
-        let (gradient, sums) = loss(&head, &z, &labels);
+        let (gradient, losses) = loss(&head, &z, &labels);
         // The scores are 0.45, -0.7 and -0.3 for the first sample, and 0.65, -0.675 and 0.125 for the second.
         let first = (0.45f64.exp() + (-0.7f64).exp() + (-0.3f64).exp()).ln() + 0.3;
         let second = (0.65f64.exp() + (-0.675f64).exp() + 0.125f64.exp()).ln() - 0.65;
-        assert!((sums.loss - first - second).abs() < 1e-12 && sums.mistaken == 1.0);
+        let sum: f64 = losses.iter().map(|f| f.loss).sum();
+        assert!((sum - first - second).abs() < 1e-12 && losses.iter().filter(|f| f.mistaken).count() == 1);
         for (j, g) in gradient.into_iter().enumerate() {
             let at = |step: f32| {
                 let mut moved = z;
                 moved[j] += step;
-                loss(&head, &moved, &labels).1.loss
+                loss(&head, &moved, &labels).1.iter().map(|f| f.loss).sum::<f64>()
             };
             let slope = (at(0.125) - at(-0.125)) / 0.25;
             assert!((f64::from(g) - slope).abs() < 2e-3, "{j}: {g} {slope}");

@@ -124,7 +124,7 @@ mod tests {
         let table = json!({ "temperature": 2.0, "inner": { "steps": 3, "batch": 7 } });
         let whole = json!({ "temperature": 2.0, "sees": ["train"],
                             "gradient": "all", "inner": { "steps": 3, "batch": 7, "learning_rate": 0.1 },
-                            "weight_decays": [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1] });
+                            "weight_decays": [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0] });
         assert_eq!(Value::Object(own(table.clone()).into_table()), whole);
         assert_eq!(Value::Object(of("gradient-canceling", table.clone())), json!({ "gradient": "all" }));
         assert_eq!(Value::Object(of("bilevel", table.clone())), json!({ "sees": ["train"], "temperature": 2.0 }));

@@ -163,3 +163,30 @@ fn features_and_gradients_are_those_in_double_precision() {
         }
     }
 }
+
+/// Images do not influence each other, however many go through the layers together.
+#[test]
+fn the_tile_changes_no_result() {
+    let device = device::open(Backend::default()).unwrap();
+    let net = Network::new("resnet18-w32".parse().unwrap(), [16, 16], &mut Purpose::Test.of(1), &device);
+    let frozen = FrozenNetwork::new(&net, [16, 16], &device.inner());
+    let one = 3 * 16 * 16;
+    let images: Vec<f32> = (0..21 * one).map(|i| ((i * 7919) % 251) as f32 / 64.0 - 2.0).collect();
+    let in_tiles = |tile: usize| {
+        let tiles = images.chunks(tile * one);
+        let made = tiles.map(|images| (frozen.features(images), frozen.vjp(images, |_, z| z.to_vec())));
+        let (features, gradients): (Vec<_>, Vec<_>) = made.unzip();
+        (features.concat(), gradients.concat())
+    };
+    let expected = in_tiles(21);
+    for tile in [1, 2, 6, 16] {
+        assert!(in_tiles(tile) == expected, "tiles of {tile} images");
+    }
+}
+
+#[test]
+fn threads_get_tiles_of_the_same_size() {
+    assert_eq!([32, 64, 80, 300].map(|n| even_tile(n, 32, 2)), [16, 32, 20, 30]);
+    assert_eq!([0, 1, 5, 300].map(|n| even_tile(n, 32, 64)), [1, 2, 2, 6]);
+    assert_eq!(even_tile(100, 1, 3), 1);
+}
