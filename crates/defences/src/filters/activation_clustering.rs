@@ -158,12 +158,16 @@ fn lloyd(points: &Array2<f64>, mut second: Vec<bool>) -> Option<Clusters> {
     Some(Clusters { large, small, in_small: second, inertia })
 }
 
+/// The means of the first and of the second cluster; `None` if one of them has no points.
 fn centres_of(points: &Array2<f64>, second: &[bool]) -> Option<[Array1<f64>; 2]> {
-    let of = |which: bool| {
-        let rows: Vec<usize> = (0..second.len()).filter(|row| second[*row] == which).collect();
-        (!rows.is_empty()).then(|| mean(points.select(Axis(0), &rows).view()))
-    };
-    Some([of(false)?, of(true)?])
+    let mut sums = [Array1::zeros(points.ncols()), Array1::zeros(points.ncols())];
+    let mut counts = [0usize; 2];
+    for (point, second) in points.rows().into_iter().zip(second) {
+        sums[usize::from(*second)] += &point;
+        counts[usize::from(*second)] += 1;
+    }
+    let [first, second] = sums;
+    (!counts.contains(&0)).then(|| [first / counts[0] as f64, second / counts[1] as f64])
 }
 
 fn nearer_to_second(points: &Array2<f64>, centres: &[Array1<f64>; 2]) -> Vec<bool> {
