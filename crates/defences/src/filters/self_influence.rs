@@ -82,7 +82,9 @@ type Augmented = (Array2<f64>, Array2<f64>, Vec<u32>);
 fn augmented(set: &TrainingData<'_>, head: &Head, rows: &[usize]) -> Result<Augmented, DefenceError> {
     let subset = set.select(rows);
     let probabilities = probabilities(head, subset.features.view())?;
-    let a = concatenate![Axis(1), subset.features, Array2::ones((rows.len(), 1))];
+    // Row by row in memory, which `concatenate` does not keep.
+    let mut a = Array2::ones((rows.len(), set.dim() + 1));
+    a.slice_mut(s![.., ..set.dim()]).assign(&subset.features);
     Ok((a, probabilities, subset.labels))
 }
 
