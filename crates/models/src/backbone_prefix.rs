@@ -5,9 +5,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::convnext::ConvNext;
 use crate::device::runs_on_rayon;
 use crate::extractor::{ExtractError, Extractor, ExtractorSpec};
-use crate::frozen::FoldedNetwork;
 use crate::network::Network;
 use crate::resnet::Folded;
+use crate::resnet::frozen::FoldedNetwork;
 use crate::tiles::on_device;
 use crate::vit::Vit;
 

@@ -15,6 +15,7 @@
 
 mod arch;
 mod folded;
+pub(crate) mod frozen;
 mod layers;
 
 #[cfg(test)]

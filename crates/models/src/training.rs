@@ -26,7 +26,7 @@ use rayon::prelude::*;
 
 use batch::Batch;
 
-use crate::frozen::{geometry, padding_channels, pooled};
+use crate::resnet::frozen::{geometry, padding_channels, pooled};
 use crate::resnet::{self, ResNet};
 
 /// Images of one task: few enough for their activations to stay in the cache from one pass to the next.

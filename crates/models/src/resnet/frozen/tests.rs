@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::device::{self, Backend};
+use crate::frozen::FrozenNetwork;
+use crate::network::Network;
 use hemlock_streams::Purpose;
 
 /// One image `[channels, side, side]`.
