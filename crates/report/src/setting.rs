@@ -140,21 +140,21 @@ impl<'a> ExperimentContext<'a> {
         Some(format!("They hold {}.", inference.scope.words()))
     }
 
-    /// A sentence about whether this is fine-tuning or transfer.
+    /// Whether this is fine-tuning or transfer: a sentence for each kind that occurs.
     fn pretraining(&self) -> String {
-        let sentence = match self.0.first().map(|c| c.pretraining()) {
-            Some(PretrainingKind::FineTuning) => {
+        let sentence = |kind| match kind {
+            PretrainingKind::FineTuning => {
                 "Fine-tuning: the extractor was pre-trained on the source that the head is trained on."
             }
-            Some(PretrainingKind::Transfer) => {
+            PretrainingKind::Transfer => {
                 "Transfer: the extractor was pre-trained on another source than the head is trained on."
             }
-            _ => {
+            PretrainingKind::Unknown => {
                 "Whether this is fine-tuning or transfer is not known: what the extractor was pre-trained on is not part \
                  of the pipeline."
             }
         };
-        sentence.to_owned()
+        self.every(&|c| Some(sentence(c.pretraining()).to_owned())).join(" ")
     }
 
     /// A sentence about the victims.
