@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 import torch
+from heads import head
 from networks import Decoder, Moco, ResNet, Simclr, Vit
 from serving import Served, given
 from torch import nn
@@ -41,7 +42,8 @@ class Works:
         return net.to(self.device, memory_format=self.layout)
 
     def frozen(self, arch):
-        net = Vit() if arch.startswith("vit") else ResNet(arch)
+        vits = {"vit-small-p4": {}, "vit-base-p4": {"width": 768, "heads": 12}}
+        net = Vit(**vits[arch]) if arch in vits else ResNet(arch)
         return self.place(net).eval().requires_grad_(False)
 
     def extraction(self, given):
@@ -103,6 +105,11 @@ class Works:
 
         return run
 
+    def head(self, given):
+        """In double precision, which the tolerance of the gradient takes."""
+        placed = {name: given[name].to(self.device) for name in ("features", "labels")}
+        return head(given | placed)
+
     def training(self, model):
         def prepare(given):
             net = self.place(model(given["arch"]))
@@ -127,14 +134,17 @@ class Works:
             "gpu-extraction-resnet18": self.extraction,
             "gpu-extraction-resnet50": self.extraction,
             "gpu-extraction-vit-small": self.extraction,
+            "gpu-extraction-vit-base": self.extraction,
             "gpu-image-gradient-resnet18": self.image_gradient,
             "gpu-image-gradient-resnet50": self.image_gradient,
             "gpu-image-gradient-vit-small": self.image_gradient,
+            "gpu-image-gradient-vit-base": self.image_gradient,
             "gpu-simclr-resnet18": simclr,
             "gpu-moco-v3-resnet18": moco,
             "gpu-matching-resnet18": self.matching,
             "gpu-refinement-resnet18": self.matching,
             "gpu-decoder-resnet18": self.decoder,
+            "gpu-head": self.head,
         }
 
 
@@ -184,7 +194,7 @@ def main():
     parser.add_argument("--bench", default="target/release/hemlock-bench", help="the binary")
     device_help = "Hemlock's device; PyTorch uses a GPU with `cuda`, and the processor otherwise"
     parser.add_argument("--device", default="cuda", help=device_help)
-    parser.add_argument("--images", type=int, help="images of every work, instead of what keeps a GPU busy")
+    parser.add_argument("--images", type=int, help="images or samples of every work, instead of what keeps a GPU busy")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--float32", action="store_true", help="PyTorch multiplies in float32 instead of TF32")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")

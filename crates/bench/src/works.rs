@@ -9,7 +9,7 @@ mod planning;
 use crate::Work;
 use artifacts::Artifacts;
 use attacks::{Bilevel, Canceling};
-use heads::Training;
+use heads::{Training, TrainingOnDevice};
 use hemlock_attack::Solver;
 use hemlock_training::Method;
 use networks::{Decoding, Extraction, Gradient, Matching, Pretraining, Size};
@@ -57,24 +57,28 @@ pub fn works() -> Works {
 }
 
 /// Returns the works that are large enough for a GPU, on the given device. Each has a line in `benches/peer/gpu.py`,
-/// too. `images` replaces the numbers of images (512 or 1,024, which keep a GPU busy), to try the works on smaller
-/// hardware.
+/// too. `images` replaces the numbers of images (512 or 1,024, which keep a GPU busy) and of samples, to try the works
+/// on smaller hardware.
 #[must_use]
 pub fn gpu_works(device: &str, images: Option<usize>) -> Works {
     let size = |arch, many: usize| Size::new(arch, images.unwrap_or(many), device);
     let pretraining = |method, size| Box::new(Pretraining { method, size });
     let matching = |refined| Box::new(Matching { size: size("resnet18", 512), refined });
+    let head = Training { samples: images.unwrap_or(200_000), dim: 768 };
     vec![
         ("gpu-extraction-resnet18", Box::new(Extraction(size("resnet18", 1024)))),
         ("gpu-extraction-resnet50", Box::new(Extraction(size("resnet50", 1024)))),
         ("gpu-extraction-vit-small", Box::new(Extraction(size("vit-small-p4", 1024)))),
+        ("gpu-extraction-vit-base", Box::new(Extraction(size("vit-base-p4", 1024)))),
         ("gpu-image-gradient-resnet18", Box::new(Gradient(size("resnet18", 512)))),
         ("gpu-image-gradient-resnet50", Box::new(Gradient(size("resnet50", 512)))),
         ("gpu-image-gradient-vit-small", Box::new(Gradient(size("vit-small-p4", 512)))),
+        ("gpu-image-gradient-vit-base", Box::new(Gradient(size("vit-base-p4", 512)))),
         ("gpu-simclr-resnet18", pretraining(Method::Simclr, size("resnet18", 512))),
         ("gpu-moco-v3-resnet18", pretraining(Method::MocoV3, size("resnet18", 512))),
         ("gpu-matching-resnet18", matching(false)),
         ("gpu-refinement-resnet18", matching(true)),
         ("gpu-decoder-resnet18", Box::new(Decoding(size("resnet18", 1024)))),
+        ("gpu-head", Box::new(TrainingOnDevice { of: head, device: device.to_owned() })),
     ]
 }

@@ -2,7 +2,8 @@
 
 use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 use crate::kernel::{Accumulate, ConvPass, Epilogue, Matrix, Phase, Run, Tap};
-use crate::winograd::{OUT, Winograd, batch};
+use crate::pool::{average, spread, with_half};
+use crate::winograd::{Direction, OUT, Winograd};
 use pulp::Arch;
 use std::sync::OnceLock;
 
@@ -32,6 +33,8 @@ pub struct Conv {
     /// `[output blocks][input blocks][kernel rows][kernel columns]`.
     matrices: Vec<Matrix>,
     phases: Vec<Phase>,
+    /// Whether the weights are those of a convolution of 1x1, of means over 2x2 pixels.
+    averages: bool,
     /// The same weights for [`crate::winograd`], made when they are first used.
     winograd: OnceLock<Winograd>,
 }
@@ -56,12 +59,17 @@ impl Geometry {
         assert!((1..=2).contains(&stride) && padding < kernel, "kernel {kernel}, stride {stride}, padding {padding}");
     }
 
-    /// Whether images of that shape are convolved by Winograd's algorithm. This must not depend on their number:
-    /// images do not influence each other.
-    pub(crate) fn is_minimal(&self, [_, _, height, width]: [usize; 4]) -> bool {
+    /// Whether images whose convolution has that shape are convolved by Winograd's algorithm. This must not depend on
+    /// their number: images do not influence each other.
+    fn is_minimal(&self, [_, _, height, width]: [usize; 4]) -> bool {
         let Self { inputs, outputs, kernel, stride, padding } = *self;
         let filled = 3 * height * width >= 2 * height.next_multiple_of(OUT) * width.next_multiple_of(OUT);
-        (kernel, stride, padding) == (3, 1, 1) && inputs.min(outputs) >= LANES && filled
+        (kernel, padding) == (3, 1) && inputs.min(outputs) >= stride * LANES && filled
+    }
+
+    /// The same for the gradient with respect to the weights, from inputs of that shape.
+    pub(crate) fn has_minimal_gradient(&self, input: [usize; 4]) -> bool {
+        self.stride == 1 && self.is_minimal(input)
     }
 
     /// The taps of the forward pass, which needs one phase.
@@ -105,9 +113,21 @@ impl Conv {
             phases: vec![geometry.forwards()],
             bias: bias.chunks(LANES).map(SimdBlock::from_slice).collect(),
             transposed: false,
+            averages: false,
             winograd: OnceLock::new(),
             geometry,
         }
+    }
+
+    /// 2x2 average pooling of stride 2, and then the convolution of 1x1 with weights `[outputs, inputs]` and a bias as
+    /// in [`Conv::new`]. Its geometry is that of the equal convolution of 2x2, which takes four times as long.
+    ///
+    /// # Panics
+    /// As [`Conv::new`].
+    #[must_use]
+    pub fn of_means([outputs, inputs]: [usize; 2], weights: &[f32], bias: &[f32]) -> Self {
+        let one = Geometry { inputs, outputs, kernel: 1, stride: 1, padding: 0 };
+        Self { averages: true, geometry: Geometry { kernel: 2, stride: 2, ..one }, ..Self::new(one, weights, bias) }
     }
 
     /// The vector-Jacobian product with respect to the input: it maps the gradient with respect to the convolution's
@@ -123,9 +143,20 @@ impl Conv {
             phases: geometry.backwards(),
             bias: Vec::new(),
             transposed: true,
+            averages: false,
             winograd: OnceLock::new(),
             geometry,
         }
+    }
+
+    /// The vector-Jacobian product of [`Conv::of_means`] with respect to the input.
+    ///
+    /// # Panics
+    /// As [`Conv::new`].
+    #[must_use]
+    pub fn transposed_of_means([outputs, inputs]: [usize; 2], weights: &[f32]) -> Self {
+        let one = Geometry { inputs, outputs, kernel: 1, stride: 1, padding: 0 };
+        Self { averages: true, geometry: Geometry { kernel: 2, stride: 2, ..one }, ..Self::transposed(one, weights) }
     }
 
     /// Kernel, stride and padding.
@@ -155,9 +186,29 @@ impl Conv {
 
     /// How many tensors of that shape [`Conv::apply_all`] should be given at once: enough to read the weights seldom.
     #[must_use]
-    pub fn together(&self, shape @ [images, channels, height, width]: [usize; 4]) -> usize {
+    pub fn together(&self, shape: [usize; 4]) -> usize {
+        let [images, _, height, width] = self.narrow(shape);
         let tiles = images * height.div_ceil(OUT) * width.div_ceil(OUT);
-        if self.geometry.is_minimal(shape) { batch(channels.div_ceil(LANES)).div_ceil(tiles.max(1)) } else { 1 }
+        if self.is_minimal(shape) { self.direction().batch(self.input_blocks()).div_ceil(tiles.max(1)) } else { 1 }
+    }
+
+    /// The smaller of the shapes of input and output, given that of the input.
+    fn narrow(&self, shape: [usize; 4]) -> [usize; 4] {
+        if self.transposed { shape } else { self.geometry.output(shape) }
+    }
+
+    /// Whether inputs of that shape are convolved by Winograd's algorithm.
+    fn is_minimal(&self, shape: [usize; 4]) -> bool {
+        self.geometry.is_minimal(self.narrow(shape))
+    }
+
+    fn direction(&self) -> Direction {
+        match (self.geometry.stride, self.transposed) {
+            (1, false) => Direction::Plain,
+            (1, true) => Direction::Turned,
+            (_, false) => Direction::Halving,
+            (_, true) => Direction::Doubling,
+        }
     }
 
     /// [`Conv::apply`] for several tensors at once, which reads the weights less often.
@@ -181,20 +232,39 @@ impl Conv {
 
     fn apply_jobs(&self, arch: Arch, jobs: &mut [ConvPass<'_>]) {
         jobs.iter().for_each(|job| self.check(job));
-        let minimal = jobs.iter().all(|job| self.geometry.is_minimal(job.x.shape()));
+        let minimal = jobs.iter().all(|job| self.is_minimal(job.x.shape()));
         if minimal {
             return self.winograd(arch).apply(arch, &self.bias, jobs);
         }
-        for job in jobs {
-            self.sum_over_taps(arch, job);
+        if self.averages {
+            return jobs.iter_mut().for_each(|job| self.with_means(arch, job));
         }
+        for jobs in jobs.chunk_by_mut(|one, other| (one.x.shape(), one.x.border) == (other.x.shape(), other.x.border)) {
+            self.sum_over_taps(arch, jobs);
+        }
+    }
+
+    /// The pass of a convolution of means.
+    fn with_means(&self, arch: Arch, job: &mut ConvPass<'_>) {
+        let wide = if self.transposed { job.out.shape() } else { job.x.shape() };
+        let [images, channels, height, width] = wide;
+        with_half([images, channels, height / 2, width / 2], |half| {
+            if self.transposed {
+                let (start, finish) = (Accumulate::Zero, Epilogue::Keep);
+                self.sum_over_taps(arch, &mut [ConvPass { x: job.x, start, finish, out: &mut *half }]);
+                spread(arch, half, job);
+            } else {
+                average(arch, job.x, half);
+                self.sum_over_taps(arch, &mut [ConvPass { x: half, out: &mut *job.out, ..*job }]);
+            }
+        });
     }
 
     /// Makes, on the threads of the current rayon pool, what [`Conv::apply`] to tensors of that shape needs and would
     /// otherwise make when it is first called.
     pub fn prepare(&self, shape: [usize; 4]) {
-        if self.geometry.is_minimal(shape) && self.winograd.get().is_none() {
-            let made = Winograd::in_parallel(Arch::new(), &self.matrices, self.input_blocks(), self.transposed);
+        if self.is_minimal(shape) && self.winograd.get().is_none() {
+            let made = Winograd::in_parallel(Arch::new(), &self.matrices, self.input_blocks(), self.direction());
             // If another thread was faster, its weights are the same.
             let _ = self.winograd.set(made);
         }
@@ -203,7 +273,7 @@ impl Conv {
     /// The transformed weights. They are made on this thread alone: while it holds the lock, it must not take a task of
     /// rayon that waits for the same lock.
     fn winograd(&self, arch: Arch) -> &Winograd {
-        self.winograd.get_or_init(|| Winograd::new(arch, &self.matrices, self.input_blocks(), self.transposed))
+        self.winograd.get_or_init(|| Winograd::new(arch, &self.matrices, self.input_blocks(), self.direction()))
     }
 
     fn input_blocks(&self) -> usize {
@@ -211,11 +281,10 @@ impl Conv {
         inputs.div_ceil(LANES)
     }
 
-    pub(crate) fn sum_over_taps(&self, arch: Arch, job: &mut ConvPass<'_>) {
-        let ConvPass { x, start, finish, out } = job;
+    /// The inputs must have the same shape and border.
+    pub(crate) fn sum_over_taps(&self, arch: Arch, jobs: &mut [ConvPass<'_>]) {
         for phase in &self.phases {
-            let (matrices, bias) = (&self.matrices, &self.bias);
-            arch.dispatch(Run { x, phase, matrices, bias, start: *start, finish: *finish, out });
+            arch.dispatch(Run { phase, matrices: &self.matrices, bias: &self.bias, jobs: &mut *jobs });
         }
     }
 

@@ -113,7 +113,7 @@ impl BlockedTensor {
     }
 
     /// `[image, block, row]` of every stored row.
-    fn lines(&self) -> impl Iterator<Item = [usize; 3]> + use<> {
+    pub(crate) fn lines(&self) -> impl Iterator<Item = [usize; 3]> + use<> {
         let (blocks, height) = (self.blocks(), self.height);
         (0..self.images * blocks * height).map(move |i| [i / (blocks * height), i / height % blocks, i % height])
     }
@@ -164,20 +164,32 @@ impl Mapped<'_> {
             let scale = vectors::<S, V>(simd, &scale[block]);
             let shift = vectors::<S, V>(simd, &shift[block]);
             let factor = vectors::<S, V>(simd, &factor[block]);
+            let (x, plus) = (x.map(|x| x.line(line)), plus.map(|plus| plus.line(line)));
             let at = out.row(image, block, y);
-            let width = out.width;
-            let to = &mut out.values[at..][..width];
-            for pixel in 0..width {
-                let x = vectors::<S, V>(simd, x.map_or(&to[pixel], |x| &x.values[x.row(image, block, y) + pixel]));
-                let plus = plus.map(|plus| vectors::<S, V>(simd, &plus.line(line)[pixel]));
-                let (to, _) = S::as_mut_simd_f32s(&mut to[pixel].0);
-                for (v, to) in to.iter_mut().enumerate() {
+            let to = &mut out.values[at..at + out.width];
+            let map = |x: &SimdBlock, plus: Option<&SimdBlock>| {
+                let (mut x, plus) = (vectors::<S, V>(simd, x), plus.map(|plus| vectors::<S, V>(simd, plus)));
+                for v in 0..V {
                     let mut sum = simd.mul_add_e_f32s(x[v], scale[v], shift[v]);
                     if let Some(plus) = plus {
                         sum = simd.mul_add_e_f32s(plus[v], factor[v], sum);
                     }
-                    *to = simd.select_f32s(simd.less_than_f32s(sum, floor), floor, sum);
+                    x[v] = simd.select_f32s(simd.less_than_f32s(sum, floor), floor, sum);
                 }
+                x
+            };
+            let store = |to: &mut SimdBlock, values: [S::f32s; V]| {
+                S::as_mut_simd_f32s(&mut to.0).0[..V].copy_from_slice(&values);
+            };
+            match (x, plus) {
+                (Some(x), Some(plus)) => {
+                    to.iter_mut().zip(x).zip(plus).for_each(|((to, x), plus)| store(to, map(x, Some(plus))));
+                }
+                (Some(x), None) => to.iter_mut().zip(x).for_each(|(to, x)| store(to, map(x, None))),
+                (None, Some(plus)) => {
+                    to.iter_mut().zip(plus).for_each(|(to, plus)| store(to, map(to, Some(plus))));
+                }
+                (None, None) => to.iter_mut().for_each(|to| store(to, map(to, None))),
             }
         }
     }

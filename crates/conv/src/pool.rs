@@ -1,6 +1,9 @@
-//! The max pooling of a stem.
+//! Pooling: the maximum of 3x3 pixels after a stem, and the mean of 2x2 pixels before a convolution.
 
 use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
+use crate::kernel::ConvPass;
+use pulp::{Arch, Simd, WithSimd};
+use std::cell::RefCell;
 
 impl BlockedTensor {
     /// Writes 3x3 max pooling of stride 2 and padding 1 to `out`. The values must not be negative, as after a ReLU, so
@@ -60,6 +63,94 @@ impl BlockedTensor {
                 let corner = self.row(image, block, 2 * y) + 2 * x - self.pitch() - 1;
                 let window = std::array::from_fn(|i| corner + i / 3 * self.pitch() + i % 3);
                 visit([image, block, y, x], window);
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// Memory of means, kept from call to call.
+    static HALF: RefCell<Vec<SimdBlock>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `work` with a tensor of that shape, without a border and with arbitrary values.
+pub(crate) fn with_half([images, channels, height, width]: [usize; 4], work: impl FnOnce(&mut BlockedTensor)) {
+    let mut half = BlockedTensor { images, channels, height, width, border: 0, values: HALF.take() };
+    half.values.resize(images * half.blocks() * half.size(), SimdBlock::default());
+    work(&mut half);
+    HALF.set(half.values);
+}
+
+/// Writes the means of 2x2 pixels of `x` to `half`.
+pub(crate) fn average(arch: Arch, x: &BlockedTensor, half: &mut BlockedTensor) {
+    arch.dispatch(Average { x, half });
+}
+
+/// Writes `finish(start + d)`, where `d` is the gradient with respect to the input of [`average`], given that with
+/// respect to its result, `half`.
+pub(crate) fn spread(arch: Arch, half: &BlockedTensor, pass: &mut ConvPass<'_>) {
+    arch.dispatch(Spread { half, pass });
+}
+
+struct Average<'a> {
+    x: &'a BlockedTensor,
+    half: &'a mut BlockedTensor,
+}
+
+impl WithSimd for Average<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { x, half } = self;
+        for [image, block, y] in half.lines() {
+            let (from, to) = (x.row(image, block, 2 * y), half.row(image, block, y));
+            let rows = [0, x.pitch()].map(|below| &x.values[from + below..][..2 * half.width]);
+            let pixels = rows[0].chunks_exact(2).zip(rows[1].chunks_exact(2));
+            for (to, (above, below)) in half.values[to..].iter_mut().zip(pixels) {
+                for (lane, to) in to.0.iter_mut().enumerate() {
+                    *to = 0.25 * ((above[0].0[lane] + above[1].0[lane]) + (below[0].0[lane] + below[1].0[lane]));
+                }
+            }
+        }
+    }
+}
+
+struct Spread<'a, 'j> {
+    half: &'a BlockedTensor,
+    pass: &'a mut ConvPass<'j>,
+}
+
+impl WithSimd for Spread<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match S::F32_LANES {
+            16 => self.run::<S, 1>(simd),
+            8 => self.run::<S, 2>(simd),
+            4 => self.run::<S, 4>(simd),
+            2 => self.run::<S, 8>(simd),
+            _ => self.run::<S, 16>(simd),
+        }
+    }
+}
+
+impl Spread<'_, '_> {
+    #[inline(always)]
+    fn run<S: Simd, const V: usize>(self, simd: S) {
+        let Self { half, pass } = self;
+        for line @ [image, block, y] in pass.out.lines() {
+            let gradients = if y / 2 < half.height {
+                let from = half.row(image, block, y / 2);
+                &half.values[from..from + half.width]
+            } else {
+                &[]
+            };
+            for x in 0..pass.out.width {
+                // Of an odd side, the last pixel is in no mean.
+                let sum = gradients.get(x / 2).map_or([0.0; LANES], |gradient| gradient.0.map(|g| 0.25 * g));
+                pass.write::<S, V>(simd, line, x, &[SimdBlock(sum)]);
             }
         }
     }

@@ -233,6 +233,40 @@ proptest! {
 }
 
 #[test]
+fn convolutions_of_means_are_those_of_2x2_with_equal_weights() {
+    for (channels @ [outputs, inputs], [n, height, width]) in [([20, 40], [2, 6, 10]), ([3, 5], [1, 7, 5])] {
+        let weights = noise(outputs * inputs, 1);
+        let four: Vec<f32> = weights.iter().flat_map(|w| [w / 4.0; 4]).collect();
+        let (bias, geometry) = (noise(outputs, 2), Geometry { inputs, outputs, kernel: 2, stride: 2, padding: 0 });
+        let maps = [
+            (Conv::of_means(channels, &weights, &bias), Conv::new(geometry, &four, &bias)),
+            (Conv::transposed_of_means(channels, &weights), Conv::transposed(geometry, &four)),
+        ];
+        let mut shapes = [[n, inputs, height, width], geometry.output([n, inputs, height, width])];
+        for (found, expected) in maps {
+            assert_eq!(found.geometry(), geometry);
+            assert!(found.border() <= 1);
+            let [from, to] = shapes.map(|shape| tensor(shape, 1, &noise(shape.iter().product(), 3)));
+            for (start, finish) in [
+                (Accumulate::Add(&to), Epilogue::Keep),
+                (Accumulate::Result, Epilogue::Relu),
+                (Accumulate::Zero, Epilogue::Mask(&to)),
+            ] {
+                let (mut out, mut written_out) = (to.clone(), to.clone());
+                expected.apply(&from, start, finish, &mut written_out);
+                for arch in archs() {
+                    out.clone_from(&to);
+                    found.apply_on(arch, &from, start, finish, &mut out);
+                    let sums: Vec<f64> = values(&written_out).into_iter().map(f64::from).collect();
+                    assert_close(&values(&out), &sums);
+                }
+            }
+            shapes.reverse();
+        }
+    }
+}
+
+#[test]
 fn borders_and_fillers_stay_zero() {
     let problem = Problem { size: [5, 3, 3], stride: 1, padding: 1, images: [2, 4, 9] };
     let x = tensor(problem.input(), 1, &noise(2 * 3 * 4 * 9, 1));
@@ -316,17 +350,42 @@ fn computed() -> f64 {
 #[ignore = "a timing, by hand, on Linux"]
 #[allow(clippy::print_stderr)]
 fn speed() {
-    let sizes = [(16, 32, 4), (32, 16, 4), (64, 8, 4), (64, 32, 4), (128, 16, 8), (256, 8, 16), (512, 4, 32)];
-    for (channels, side, images) in sizes {
-        let problem = Problem { size: [channels, channels, 3], stride: 1, padding: 1, images: [images, side, side] };
+    // Channels in and out, side of the kernel, stride, side of the images, and their number.
+    let sizes = [
+        ([16, 16, 3], 1, 32, 4),
+        ([32, 32, 3], 1, 16, 4),
+        ([64, 64, 3], 1, 8, 4),
+        ([64, 64, 3], 1, 32, 4),
+        ([128, 128, 3], 1, 16, 8),
+        ([256, 256, 3], 1, 8, 16),
+        ([512, 512, 3], 1, 4, 32),
+        ([3, 16, 3], 1, 32, 4),
+        ([16, 32, 3], 2, 32, 4),
+        ([32, 64, 3], 2, 16, 4),
+        ([64, 128, 3], 2, 32, 4),
+        ([128, 256, 3], 2, 16, 8),
+        ([256, 512, 3], 2, 8, 16),
+        ([3, 64, 7], 2, 224, 2),
+        ([64, 256, 1], 1, 56, 2),
+        ([256, 64, 1], 1, 56, 2),
+        ([512, 128, 1], 1, 28, 2),
+        ([1024, 256, 1], 1, 14, 2),
+        ([256, 1024, 1], 1, 14, 2),
+        ([2048, 512, 1], 1, 7, 2),
+        ([512, 1024, 1], 2, 28, 2),
+    ];
+    for ([inputs, outputs, kernel], stride, side, images) in sizes {
+        let padding = kernel / 2;
+        let size = [outputs, inputs, kernel];
+        let problem = Problem { size, stride, padding, images: [images, side, side] };
         let conv = problem.conv();
-        let x = tensor(problem.input(), 1, &noise(problem.input().iter().product(), 3));
-        let mut out = BlockedTensor::new(x.shape(), 1);
-        let products = (images * channels * channels * 9 * side * side) as f64;
+        let x = tensor(problem.input(), 3, &noise(problem.input().iter().product(), 3));
+        let mut out = BlockedTensor::new(problem.geometry().output(problem.input()), 3);
+        let products = (out.shape().iter().product::<usize>() * inputs * kernel * kernel) as f64;
         let transposed = Conv::transposed(problem.geometry(), &problem.weights());
         let time = |work: &mut dyn FnMut()| {
-            let seconds = (0..9).map(|_| {
-                let (start, rounds) = (computed(), (1e9 / products).ceil());
+            let seconds = (0..5).map(|_| {
+                let (start, rounds) = (computed(), (1e10 / products).ceil());
                 (0..rounds as usize).for_each(|_| work());
                 (computed() - start) / rounds
             });
@@ -335,13 +394,17 @@ fn speed() {
         let arch = Arch::new();
         let (start, keep) = (Accumulate::Zero, Epilogue::Keep);
         let taps = time(&mut || {
-            conv.sum_over_taps(arch, &mut ConvPass { x: &x, start, finish: keep, out: &mut out });
+            conv.sum_over_taps(arch, &mut [ConvPass { x: &x, start, finish: keep, out: &mut out }]);
         });
         let forward = time(&mut || conv.apply(&x, start, Epilogue::Relu, &mut out));
-        let backward = time(&mut || transposed.apply(&x, start, Epilogue::Mask(&x), &mut out));
-        let x = [x];
-        let gradient = time(&mut || drop(problem.geometry().weight_gradient(&x, &x)));
-        eprintln!("{channels} channels, {side} x {side}, Gflop/s: {taps:.0} over taps, {forward:.0} forward,");
+        let (y, mut grad) = (out.clone(), x.clone());
+        let backward = time(&mut || transposed.apply(&y, start, Epilogue::Mask(&x), &mut grad));
+        let (x, y) = ([x], [y]);
+        let gradient = time(&mut || drop(problem.geometry().weight_gradient(&x, &y)));
+        eprintln!(
+            "{:?} / {stride}, {side} x {side}, Gflop/s: {taps:.0} over taps, {forward:.0} forward,",
+            [inputs, outputs, kernel]
+        );
         eprintln!("    {backward:.0} backward, {gradient:.0} to the weights, of which other threads do a part");
     }
 }

@@ -59,7 +59,7 @@ impl Geometry {
     #[must_use]
     pub fn gradient_group(&self, x: &[BlockedTensor]) -> usize {
         // With few output channels there are few tasks, so tiles are summed in groups.
-        let minimal = x.iter().all(|x| self.is_minimal(x.shape()));
+        let minimal = x.iter().all(|x| self.has_minimal_gradient(x.shape()));
         let together = if minimal { TRANSFORMED } else { TOGETHER };
         let groups = TASKS.div_ceil(self.outputs.div_ceil(together * LANES));
         let groups = if minimal { groups.min(gradient::groups(x)) } else { groups };
@@ -81,7 +81,7 @@ impl Geometry {
             assert_eq!(grad_output.shape(), self.output(x.shape()), "tensors of different shapes");
             assert!(x.border >= self.padding, "a border of {} is read to {}", x.border, self.padding);
         }
-        if !x.iter().all(|x| self.is_minimal(x.shape())) {
+        if !x.iter().all(|x| self.has_minimal_gradient(x.shape())) {
             return PartialGradient(Partial::Taps(self.weight_sums(arch, x, grad_output)));
         }
         let blocks: Vec<usize> = (0..self.outputs.div_ceil(LANES)).collect();

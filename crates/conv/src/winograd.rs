@@ -1,4 +1,4 @@
-//! 3x3 convolutions of stride 1 by Winograd's minimal filtering, F(4x4, 3x3).
+//! 3x3 convolutions by Winograd's minimal filtering, F(4x4, 3x3).
 //!
 //! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016). A tile of 4x4 outputs is
 //! `A^T [sum over channels (G g G^T) * (B^T d B)] A`, where `d` are the 6x6 inputs of the tile, `g` the weights, and
@@ -8,6 +8,8 @@
 //!   exact in f32, and the error is half that of the usual 0, ±1, ±2: twice that of the sum over taps.
 //! - Tiles are transformed in batches that stay in the second-level cache. For each of the 36 elements, a product of
 //!   matrices follows, `[tiles, inputs] x [inputs, outputs]`, with its sums in registers.
+//! - Of a convolution of stride 2, every second input meets two taps in each direction, F(4, 2), and the others one
+//!   tap: 81 multiplications for 4x4 outputs. Backward, so do every second output and the others.
 //! - The sum for an output does not depend on the batch that its tile is in.
 
 /// Runs a pass with the sizes that fit into the processor's registers: `run::<S, WIDE, NARROW, B, V>(simd)`.
@@ -26,12 +28,16 @@ pub(crate) mod gradient;
 mod transforms;
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 
-use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
-use crate::kernel::{Accumulate, ConvPass, Epilogue, Matrix, vectors};
+use crate::blocked_tensor::{LANES, SimdBlock};
+use crate::kernel::{ConvPass, Matrix, vectors};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
-use transforms::{ELEMENTS, GROUP, Group, Tile, ZERO, tiles, transform_input, transform_sums, transform_weights};
+use transforms::{
+    Algorithm, Doubling, ELEMENTS, GROUP, Halving, IN, Plain, Tile, ZERO, tiles, transform_input, transform_sums,
+    transform_weights,
+};
 
 pub(crate) use transforms::OUT;
 
@@ -43,42 +49,78 @@ const MEMORY: usize = 8192;
 /// Tiles of the product at the end of a batch.
 const FEW: usize = 4;
 
-/// The transformed weights of a convolution: `[output blocks][elements][input blocks]`.
+/// The transformed weights of a convolution: `[output blocks][36 weights][input blocks]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Winograd {
     weights: Vec<Matrix>,
+    direction: Direction,
+}
+
+/// Which map a convolution is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// Stride 1, forward.
+    Plain,
+    /// Stride 1, backward: the kernel is turned by 180 degrees.
+    Turned,
+    /// Stride 2, forward.
+    Halving,
+    /// Stride 2, backward.
+    Doubling,
 }
 
 impl Winograd {
-    /// Transforms the weights `[output blocks][input blocks][9 taps]` of a convolution. `turned` turns each kernel by
-    /// 180 degrees, as the vector-Jacobian product needs it.
-    pub(crate) fn new(arch: Arch, matrices: &[Matrix], inputs: usize, turned: bool) -> Self {
+    /// Transforms the weights `[output blocks][input blocks][9 taps]` of a convolution.
+    pub(crate) fn new(arch: Arch, matrices: &[Matrix], inputs: usize, direction: Direction) -> Self {
         let mut weights = vec![[ZERO; LANES]; matrices.len() / 9 * ELEMENTS];
         let outputs = weights.chunks_mut(ELEMENTS * inputs).zip(matrices.chunks(9 * inputs));
-        outputs.for_each(|(weights, matrices)| arch.dispatch(Packing { weights, matrices, turned }));
-        Self { weights }
+        outputs.for_each(|(weights, matrices)| arch.dispatch(Packing { weights, matrices, direction }));
+        Self { weights, direction }
     }
 
     /// [`Winograd::new`] on the threads of the current rayon pool.
-    pub(crate) fn in_parallel(arch: Arch, matrices: &[Matrix], inputs: usize, turned: bool) -> Self {
+    pub(crate) fn in_parallel(arch: Arch, matrices: &[Matrix], inputs: usize, direction: Direction) -> Self {
         let mut weights = vec![[ZERO; LANES]; matrices.len() / 9 * ELEMENTS];
         let outputs = weights.par_chunks_mut(ELEMENTS * inputs).zip(matrices.par_chunks(9 * inputs));
-        outputs.for_each(|(weights, matrices)| arch.dispatch(Packing { weights, matrices, turned }));
-        Self { weights }
+        outputs.for_each(|(weights, matrices)| arch.dispatch(Packing { weights, matrices, direction }));
+        Self { weights, direction }
     }
 
     /// Writes `finish(start + bias + conv(x))` to the outputs of all jobs, whose tensors have the same channels.
     pub(crate) fn apply(&self, arch: Arch, bias: &[SimdBlock], jobs: &mut [ConvPass<'_>]) {
-        let tiles = tiles(jobs.iter().map(|job| job.out.shape()));
+        match self.direction {
+            Direction::Plain | Direction::Turned => self.apply_by::<Plain, IN, IN, OUT>(arch, bias, jobs),
+            Direction::Halving => self.apply_by::<Halving, 9, 9, OUT>(arch, bias, jobs),
+            Direction::Doubling => self.apply_by::<Doubling, 5, 9, 8>(arch, bias, jobs),
+        }
+    }
+
+    fn apply_by<A: Algorithm<N, E, O>, const N: usize, const E: usize, const O: usize>(
+        &self,
+        arch: Arch,
+        bias: &[SimdBlock],
+        jobs: &mut [ConvPass<'_>],
+    ) {
+        let tiles = tiles(jobs.iter().map(|job| job.out.shape()), O);
         let Some(first) = jobs.first() else { return };
         let (inputs, outputs, channels) = (first.x.blocks(), first.out.blocks(), first.x.channels);
-        let together = batch(inputs);
+        let together = self.direction.batch(inputs);
         SCRATCH.with_borrow_mut(|scratch| {
             for tiles in tiles.chunks(together) {
-                let pass = Pass { weights: &self.weights, bias, inputs, outputs, channels, tiles, jobs, scratch };
+                let weights = &self.weights;
+                let pass =
+                    Pass { weights, bias, inputs, outputs, channels, tiles, jobs, scratch, by: PhantomData::<A> };
                 arch.dispatch(pass);
             }
         });
+    }
+}
+
+impl Direction {
+    /// Tiles of a batch, for so many input blocks.
+    pub(crate) fn batch(self, inputs: usize) -> usize {
+        let elements = if matches!(self, Self::Plain | Self::Turned) { ELEMENTS } else { 81 };
+        (MEMORY / (elements * inputs) / 16 * 16).clamp(16, BATCH)
     }
 }
 
@@ -86,7 +128,7 @@ impl Winograd {
 struct Packing<'a> {
     weights: &'a mut [Matrix],
     matrices: &'a [Matrix],
-    turned: bool,
+    direction: Direction,
 }
 
 impl WithSimd for Packing<'_> {
@@ -109,43 +151,44 @@ impl Packing<'_> {
         let taps = &self.matrices[input * 9..][..9];
         let mut kernel = [[0.0; LANES]; 9];
         for (tap, to) in kernel.iter_mut().enumerate() {
-            *to = taps[if self.turned { 8 - tap } else { tap }][row].0;
+            let turned = matches!(self.direction, Direction::Turned | Direction::Doubling);
+            *to = taps[if turned { 8 - tap } else { tap }][row].0;
         }
+        let transformed = match self.direction {
+            Direction::Plain | Direction::Turned => transform_weights(&kernel, Plain::weight_row),
+            Direction::Halving | Direction::Doubling => transform_weights(&kernel, Halving::weight_row),
+        };
         let elements = self.weights[input..].iter_mut().step_by(self.matrices.len() / 9);
-        for (to, values) in elements.zip(transform_weights(&kernel)) {
+        for (to, values) in elements.zip(transformed) {
             to[row].0 = values;
         }
     }
 }
 
-/// Tiles of a batch, for so many input blocks.
-pub(crate) fn batch(inputs: usize) -> usize {
-    (MEMORY / (ELEMENTS * inputs) / 16 * 16).clamp(16, BATCH)
-}
-
 /// Transformed tiles, kept from call to call: fresh memory costs more than a transform.
 #[derive(Default)]
 struct Scratch {
-    /// `[groups][input blocks]`.
-    inputs: Vec<Group>,
-    /// `[groups][output blocks of a pass]`.
-    outputs: Vec<Group>,
+    /// `[groups][input blocks][elements][GROUP]`.
+    inputs: Vec<SimdBlock>,
+    /// `[groups][output blocks of a pass][elements][GROUP]`.
+    outputs: Vec<SimdBlock>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Memory of `count` groups.
-fn grown(memory: &mut Vec<Group>, count: usize) -> &mut [Group] {
+/// Memory of `count` items.
+fn grown<T: Clone>(memory: &mut Vec<T>, count: usize, zero: T) -> &mut [T] {
     if memory.len() < count {
-        memory.resize(count, [[ZERO; GROUP]; ELEMENTS]);
+        memory.resize(count, zero);
     }
     &mut memory[..count]
 }
 
-/// A batch of tiles on its way through the transforms and the products.
-struct Pass<'a, 'j> {
+/// A batch of tiles on its way through the transforms and the products, by an [`Algorithm`] from `N` inputs by `E`
+/// elements to `O` outputs in each direction.
+struct Pass<'a, 'j, A, const N: usize, const E: usize, const O: usize> {
     weights: &'a [Matrix],
     bias: &'a [SimdBlock],
     /// Blocks.
@@ -156,9 +199,10 @@ struct Pass<'a, 'j> {
     tiles: &'a [Tile],
     jobs: &'a mut [ConvPass<'j>],
     scratch: &'a mut Scratch,
+    by: PhantomData<A>,
 }
 
-impl WithSimd for Pass<'_, '_> {
+impl<A: Algorithm<N, E, O>, const N: usize, const E: usize, const O: usize> WithSimd for Pass<'_, '_, A, N, E, O> {
     type Output = ();
 
     #[inline(always)]
@@ -169,16 +213,19 @@ impl WithSimd for Pass<'_, '_> {
     }
 }
 
-impl Pass<'_, '_> {
+impl<A: Algorithm<N, E, O>, const N: usize, const E: usize, const O: usize> Pass<'_, '_, A, N, E, O> {
+    /// Length of one block of a group.
+    const LENGTH: usize = E * E * GROUP;
+
     #[inline(always)]
     fn run<S: Simd, const WIDE: usize, const NARROW: usize, const B: usize, const V: usize>(mut self, simd: S) {
         let groups = self.tiles.len().div_ceil(GROUP);
-        grown(&mut self.scratch.outputs, groups * B);
-        let inputs = grown(&mut self.scratch.inputs, groups * self.inputs);
-        for (tiles, inputs) in self.tiles.chunks(GROUP).zip(inputs.chunks_exact_mut(self.inputs)) {
+        grown(&mut self.scratch.outputs, groups * B * Self::LENGTH, ZERO);
+        let inputs = grown(&mut self.scratch.inputs, groups * self.inputs * Self::LENGTH, ZERO);
+        for (tiles, inputs) in self.tiles.chunks(GROUP).zip(inputs.chunks_exact_mut(self.inputs * Self::LENGTH)) {
             for (i, tile) in tiles.iter().enumerate() {
-                for (block, to) in inputs.iter_mut().enumerate() {
-                    transform_input::<S, V>(simd, self.jobs[tile[0]].x, *tile, block, (to, i));
+                for (block, to) in inputs.chunks_exact_mut(Self::LENGTH).enumerate() {
+                    transform_input::<S, A, N, E, O, V>(simd, self.jobs[tile[0]].x, *tile, block, (to, i));
                 }
             }
         }
@@ -201,23 +248,26 @@ impl Pass<'_, '_> {
     fn products<S: Simd, const T: usize, const B: usize, const V: usize>(&mut self, simd: S, block: usize) {
         let (inputs, tiles) = (self.inputs, self.tiles.len());
         let Scratch { inputs: x, outputs: out } = &mut *self.scratch;
-        for element in 0..ELEMENTS {
+        for element in 0..E * E {
+            let weight = A::weight_of(element / E) * IN + A::weight_of(element % E);
             let mut weights: [&[Matrix]; B] = [&[]; B];
             for (b, weights) in weights.iter_mut().enumerate() {
-                *weights = &self.weights[((block + b) * ELEMENTS + element) * inputs..][..inputs];
+                *weights = &self.weights[((block + b) * ELEMENTS + weight) * inputs..][..inputs];
             }
-            let product = Product { weights, channels: self.channels, element };
+            let product = Product { weights, channels: self.channels, length: Self::LENGTH };
             let mut tile = 0;
             while tile < tiles {
-                let (x, out) = (&x[tile / GROUP * inputs..], &mut out[tile / GROUP * B..]);
+                let first = element * GROUP + tile % GROUP;
+                let x = &x[tile / GROUP * inputs * Self::LENGTH + first..];
+                let out = &mut out[tile / GROUP * B * Self::LENGTH + first..];
                 if T > FEW && tile + FEW >= tiles {
-                    product.tiles::<S, FEW, V>(simd, x, out, tile % GROUP);
+                    product.tiles::<S, FEW, V>(simd, x, out);
                     tile += FEW;
                 } else if T > GROUP && tile + GROUP >= tiles {
-                    product.tiles::<S, GROUP, V>(simd, x, out, tile % GROUP);
+                    product.tiles::<S, GROUP, V>(simd, x, out);
                     tile += GROUP;
                 } else {
-                    product.tiles::<S, T, V>(simd, x, out, tile % GROUP);
+                    product.tiles::<S, T, V>(simd, x, out);
                     tile += T;
                 }
             }
@@ -227,13 +277,14 @@ impl Pass<'_, '_> {
     /// Transforms the sums of `B` output blocks and writes the outputs.
     #[inline(always)]
     fn finish<S: Simd, const B: usize, const V: usize>(&mut self, simd: S, block: usize) {
-        for (tiles, sums) in self.tiles.chunks(GROUP).zip(self.scratch.outputs.chunks_exact(B)) {
+        let groups = self.scratch.outputs.chunks_exact(B * Self::LENGTH);
+        for (tiles, sums) in self.tiles.chunks(GROUP).zip(groups) {
             for (i, tile) in tiles.iter().enumerate() {
                 let job = &mut self.jobs[tile[0]];
-                for (b, sums) in sums.iter().enumerate() {
+                for (b, sums) in sums.chunks_exact(Self::LENGTH).enumerate() {
                     let bias = self.bias.get(block + b).unwrap_or(&ZERO);
-                    let outputs = transform_sums::<S, V>(simd, (sums, i), bias);
-                    job.write::<S, V>(simd, *tile, block + b, &outputs);
+                    let outputs = transform_sums::<S, A, N, E, O, V>(simd, (sums, i), bias);
+                    job.write_tile::<S, V, O>(simd, *tile, block + b, &outputs);
                 }
             }
         }
@@ -245,21 +296,21 @@ struct Product<'a, const B: usize> {
     weights: [&'a [Matrix]; B],
     /// Input channels.
     channels: usize,
-    element: usize,
+    /// Length of one block of a group.
+    length: usize,
 }
 
 impl<const B: usize> Product<'_, B> {
-    /// Writes the products of `T` tiles in `x` (`[groups][input blocks]`) to `out` (`[groups][B]`). The first one is at
-    /// `first` in its group.
+    /// Writes the products of `T` tiles in `x` (`[groups][input blocks]`, from the first of the tiles on) to `out`
+    /// (`[groups][B]`, in the same way).
     #[inline(always)]
-    fn tiles<S: Simd, const T: usize, const V: usize>(&self, simd: S, x: &[Group], out: &mut [Group], first: usize) {
+    fn tiles<S: Simd, const T: usize, const V: usize>(&self, simd: S, x: &[SimdBlock], out: &mut [SimdBlock]) {
         let (inputs, groups, each) = (self.weights[0].len(), T.div_ceil(GROUP), T.min(GROUP));
-        let x = &x[..groups * inputs];
         let mut sums = [[[simd.splat_f32s(0.0); V]; B]; T];
         for input in 0..inputs {
             let mut pixels = [&[][..]; 2];
             for (group, pixels) in pixels.iter_mut().enumerate().take(groups) {
-                *pixels = &x[group * inputs + input][self.element][first..][..each];
+                *pixels = &x[(group * inputs + input) * self.length..][..each];
             }
             let mut matrices = [&[SimdBlock([0.0; LANES]); LANES]; B];
             for (matrix, weights) in matrices.iter_mut().zip(self.weights) {
@@ -281,10 +332,9 @@ impl<const B: usize> Product<'_, B> {
             }
         }
         // The compiler keeps an array in registers only if it is indexed by constants alone.
-        let out = &mut out[..groups * B];
         for b in 0..B {
             for t in 0..T {
-                let out = &mut out[t / GROUP * B + b][self.element][first..][..each][t % GROUP];
+                let out = &mut out[(t / GROUP * B + b) * self.length..][..each][t % GROUP];
                 S::as_mut_simd_f32s(&mut out.0).0[..V].copy_from_slice(&sums[t][b]);
             }
         }
@@ -294,41 +344,16 @@ impl<const B: usize> Product<'_, B> {
 impl ConvPass<'_> {
     /// Finishes the sums of a tile in one block, and writes those that are inside of the image.
     #[inline(always)]
-    fn write<S: Simd, const V: usize>(
+    fn write_tile<S: Simd, const V: usize, const O: usize>(
         &mut self,
         simd: S,
         [_, image, row, column]: Tile,
         block: usize,
-        sums: &[SimdBlock; OUT * OUT],
+        sums: &[[SimdBlock; O]; O],
     ) {
-        let columns = (self.out.width - column * OUT).min(OUT);
-        for (y, sums) in (row * OUT..self.out.height).zip(sums.chunks_exact(OUT)) {
-            let line = |tensor: &BlockedTensor| tensor.row(image, block, y) + column * OUT;
-            let start = self.start.tensor().map(|start| &start.values[line(start)..][..columns]);
-            let mask = self.finish.tensor().map(|mask| &mask.values[line(mask)..][..columns]);
-            let at = line(self.out);
-            let out = &mut self.out.values[at..][..columns];
-            for (i, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
-                let mut sum = vectors::<S, V>(simd, sum);
-                let start = match (start, self.start) {
-                    (Some(start), _) => Some(vectors::<S, V>(simd, &start[i])),
-                    (None, Accumulate::Result) => Some(vectors::<S, V>(simd, out)),
-                    _ => None,
-                };
-                let mask = mask.map(|mask| vectors::<S, V>(simd, &mask[i]));
-                let zero = simd.splat_f32s(0.0);
-                for v in 0..V {
-                    if let Some(start) = start {
-                        sum[v] = simd.add_f32s(sum[v], start[v]);
-                    }
-                    S::as_mut_simd_f32s(&mut out.0).0[v] = match (mask, self.finish) {
-                        (Some(mask), _) => simd.select_f32s(simd.less_than_f32s(zero, mask[v]), sum[v], zero),
-                        // Comparing in this order passes a NaN on.
-                        (None, Epilogue::Relu) => simd.max_f32s(zero, sum[v]),
-                        _ => sum[v],
-                    };
-                }
-            }
+        let columns = (self.out.width - column * O).min(O);
+        for (y, sums) in (row * O..self.out.height).zip(sums) {
+            self.write::<S, V>(simd, [image, block, y], column * O, &sums[..columns]);
         }
     }
 }

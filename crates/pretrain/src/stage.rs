@@ -26,7 +26,7 @@ pub struct Stage;
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "pretrain";
     const ABOUT: About = About::new(StageRole::Data, "train an extractor, or import one");
-    const VERSION: u32 = 6;
+    const VERSION: u32 = 7;
     /// The extractor's seed is a parameter: all seeds of an attack share one extractor, unless it is `run`.
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;

@@ -230,7 +230,7 @@ impl hemlock_stage::Stage for Stage {
         named_by: &["attack", "noise", "poison_fraction"],
         ..About::new(StageRole::ImageAttack, "find noise that makes images teach nothing")
     };
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     type Params = Params;

@@ -2,7 +2,9 @@
 
 use crate::{Amount, Limit, PeerInputs, Run, Work};
 use anyhow::Result;
-use hemlock_head::{Fit, FitOptions, Head, Samples, fit, predict};
+use hemlock_head::{Fit, FitOptions, Head, Samples, fit, fit_with, predict};
+use hemlock_head_device::passes_on;
+use hemlock_models::device::open_named;
 use ndarray::{Array2, Axis, Slice};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -99,5 +101,39 @@ impl Work for Training {
 
     fn long(&self) -> bool {
         self.samples * self.dim > 10_000_000
+    }
+}
+
+/// The same, with the passes over the samples led by a device.
+pub(super) struct TrainingOnDevice {
+    pub(super) of: Training,
+    pub(super) device: String,
+}
+
+impl Work for TrainingOnDevice {
+    fn what(&self) -> String {
+        self.of.what()
+    }
+
+    fn amount(&self) -> Result<Option<Amount>> {
+        Ok(None)
+    }
+
+    fn prepare(&self) -> Result<Run> {
+        let problem = Problem::new(self.of.samples, self.of.dim)?;
+        let device = open_named(&self.device)?;
+        Ok(Box::new(move || {
+            let samples = [problem.samples()?];
+            fit_with(&passes_on(&device, &samples), &FitOptions::new(DECAY), &|_, _| true)?;
+            Ok(())
+        }))
+    }
+
+    fn given(&self) -> Result<PeerInputs> {
+        self.of.given()
+    }
+
+    fn long(&self) -> bool {
+        self.of.long()
     }
 }

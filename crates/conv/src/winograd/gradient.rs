@@ -5,7 +5,8 @@
 
 use super::grown;
 use super::transforms::{
-    ELEMENTS, GROUP, Group, Tile, ZERO, tiles, transform_gradient, transform_input, transform_weight_gradient,
+    ELEMENTS, GROUP, Group, IN, OUT, Plain, Tile, ZERO, tiles, transform_gradient, transform_input,
+    transform_weight_gradient,
 };
 use crate::blocked_tensor::{BlockedTensor, LANES};
 use crate::kernel::{Matrix, vectors};
@@ -18,19 +19,22 @@ const BATCH: usize = 32;
 /// Tiles of a group.
 const ENOUGH: usize = 256;
 
+/// A group before its tiles are transformed.
+static EMPTY: Group = [[ZERO; GROUP]; ELEMENTS];
+
 /// The sums of products for each element.
 pub(crate) type Sums = [Matrix; ELEMENTS];
 
 /// The number of groups in which the sums of these tensors should be made: each reads and writes all sums.
 pub(crate) fn groups(x: &[BlockedTensor]) -> usize {
-    (tiles(x.iter().map(BlockedTensor::shape)).len() / ENOUGH).max(1)
+    (tiles(x.iter().map(BlockedTensor::shape), OUT).len() / ENOUGH).max(1)
 }
 
 /// The sums of products of all input blocks with the output blocks `outputs`, `[input blocks][output blocks]`.
 pub(crate) fn sums(arch: Arch, x: &[BlockedTensor], grad_output: &[BlockedTensor], outputs: &[usize]) -> Vec<Sums> {
     let inputs = x.first().map_or(0, BlockedTensor::blocks);
     let mut sums = vec![[[ZERO; LANES]; ELEMENTS]; inputs * outputs.len()];
-    let tiles = tiles(grad_output.iter().map(BlockedTensor::shape));
+    let tiles = tiles(grad_output.iter().map(BlockedTensor::shape), OUT);
     SCRATCH.with_borrow_mut(|scratch| {
         for tiles in tiles.chunks(BATCH) {
             arch.dispatch(Pass { x, grad_output, tiles, outputs, sums: &mut sums, scratch });
@@ -89,8 +93,8 @@ impl Pass<'_> {
     fn run<S: Simd, const WIDE: usize, const NARROW: usize, const B: usize, const V: usize>(self, simd: S) {
         let Self { x, grad_output, tiles, outputs, sums, scratch: [inputs, gradients] } = self;
         let (groups, blocks) = (tiles.len().div_ceil(GROUP), outputs.len());
-        let inputs = grown(inputs, groups);
-        let gradients = grown(gradients, groups * blocks);
+        let inputs = grown(inputs, groups, EMPTY);
+        let gradients = grown(gradients, groups * blocks, EMPTY);
         for (tiles, gradients) in tiles.chunks(GROUP).zip(gradients.chunks_exact_mut(blocks)) {
             for (output, to) in outputs.iter().zip(gradients) {
                 if tiles.len() < GROUP {
@@ -107,7 +111,8 @@ impl Pass<'_> {
                     to.as_flattened_mut().fill(ZERO);
                 }
                 for (i, tile) in tiles.iter().enumerate() {
-                    transform_input::<S, V>(simd, &x[tile[0]], *tile, input, (to, i));
+                    let to = (to.as_flattened_mut(), i);
+                    transform_input::<S, Plain, IN, IN, OUT, V>(simd, &x[tile[0]], *tile, input, to);
                 }
             }
             for element in 0..ELEMENTS {

@@ -481,7 +481,17 @@ impl Layer {
     fn of(conv: &Conv2d) -> Self {
         let values = |data: TensorData| data.iter::<f32>().collect::<Vec<_>>();
         let bias = conv.bias.as_ref().map(|bias| values(bias.val().into_data())).unwrap_or_default();
-        Self::new(geometry(conv), &values(conv.weight.val().into_data()), &bias)
+        let weights = values(conv.weight.val().into_data());
+        let [outputs, inputs, kernel, _] = conv.weight.dims();
+        if kernel != 2 {
+            return Self::new(geometry(conv), &weights, &bias);
+        }
+        // Average pooling that was folded into a convolution of 1x1, four equal weights of a quarter.
+        let (channels, weights) = ([outputs, inputs], weights.chunks_exact(4).map(|w| 4.0 * w[0]).collect::<Vec<_>>());
+        Self {
+            forward: Conv::of_means(channels, &weights, &bias),
+            backward: Conv::transposed_of_means(channels, &weights),
+        }
     }
 }
 
