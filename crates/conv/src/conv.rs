@@ -3,7 +3,7 @@
 use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 use crate::kernel::{Accumulate, ConvPass, Epilogue, Matrix, Phase, Run, Tap};
 use crate::pool::{average, spread, with_half};
-use crate::winograd::{Direction, OUT, Winograd};
+use crate::winograd::{Direction, OUT, Winograd, Workspace};
 use pulp::Arch;
 use std::sync::OnceLock;
 
@@ -37,6 +37,8 @@ pub struct Conv {
     averages: bool,
     /// The same weights for [`crate::winograd`], made when they are first used.
     winograd: OnceLock<Winograd>,
+    /// Memory for these.
+    workspace: Workspace,
 }
 
 impl Geometry {
@@ -115,6 +117,7 @@ impl Conv {
             transposed: false,
             averages: false,
             winograd: OnceLock::new(),
+            workspace: Workspace::default(),
             geometry,
         }
     }
@@ -145,6 +148,7 @@ impl Conv {
             transposed: true,
             averages: false,
             winograd: OnceLock::new(),
+            workspace: Workspace::default(),
             geometry,
         }
     }
@@ -157,6 +161,13 @@ impl Conv {
     pub fn transposed_of_means([outputs, inputs]: [usize; 2], weights: &[f32]) -> Self {
         let one = Geometry { inputs, outputs, kernel: 1, stride: 1, padding: 0 };
         Self { averages: true, geometry: Geometry { kernel: 2, stride: 2, ..one }, ..Self::transposed(one, weights) }
+    }
+
+    /// The same, with the memory that earlier convolutions gave back to the workspace.
+    #[must_use]
+    pub fn reusing(mut self, workspace: &Workspace) -> Self {
+        self.workspace = workspace.clone();
+        self
     }
 
     /// Kernel, stride and padding.
@@ -264,7 +275,13 @@ impl Conv {
     /// otherwise make when it is first called.
     pub fn prepare(&self, shape: [usize; 4]) {
         if self.is_minimal(shape) && self.winograd.get().is_none() {
-            let made = Winograd::in_parallel(Arch::new(), &self.matrices, self.input_blocks(), self.direction());
+            let made = Winograd::in_parallel(
+                Arch::new(),
+                &self.matrices,
+                self.input_blocks(),
+                self.direction(),
+                &self.workspace,
+            );
             // If another thread was faster, its weights are the same.
             let _ = self.winograd.set(made);
         }
@@ -273,7 +290,8 @@ impl Conv {
     /// The transformed weights. They are made on this thread alone: while it holds the lock, it must not take a task of
     /// rayon that waits for the same lock.
     fn winograd(&self, arch: Arch) -> &Winograd {
-        self.winograd.get_or_init(|| Winograd::new(arch, &self.matrices, self.input_blocks(), self.direction()))
+        self.winograd
+            .get_or_init(|| Winograd::new(arch, &self.matrices, self.input_blocks(), self.direction(), &self.workspace))
     }
 
     fn input_blocks(&self) -> usize {

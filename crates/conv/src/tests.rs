@@ -348,8 +348,13 @@ fn computed() -> f64 {
 /// `cargo nextest run --release -p hemlock-conv --run-ignored all speed --no-capture`.
 #[test]
 #[ignore = "a timing, by hand, on Linux"]
-#[allow(clippy::print_stderr)]
 fn speed() {
+    // On one thread, so that its time is that of all of the work.
+    rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(measure_speed);
+}
+
+#[allow(clippy::print_stderr)]
+fn measure_speed() {
     // Channels in and out, side of the kernel, stride, side of the images, and their number.
     let sizes = [
         ([16, 16, 3], 1, 32, 4),
@@ -405,7 +410,7 @@ fn speed() {
             "{:?} / {stride}, {side} x {side}, Gflop/s: {taps:.0} over taps, {forward:.0} forward,",
             [inputs, outputs, kernel]
         );
-        eprintln!("    {backward:.0} backward, {gradient:.0} to the weights, of which other threads do a part");
+        eprintln!("    {backward:.0} backward, {gradient:.0} to the weights");
     }
 }
 

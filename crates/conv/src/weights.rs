@@ -3,6 +3,7 @@
 use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 use crate::conv::Geometry;
 use crate::kernel::{Matrix, Phase, vectors};
+use crate::winograd::Workspace;
 use crate::winograd::gradient::{self, Sums};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -50,8 +51,9 @@ impl Geometry {
         assert_eq!(x.len(), grad_output.len(), "different numbers of tensors");
         let group = self.gradient_group(x);
         let groups = x.par_chunks(group).zip(grad_output.par_chunks(group));
-        let partials = groups.map(|(x, grad_output)| self.partial_gradient_on(arch, x, grad_output)).collect();
-        self.merge_on(arch, partials)
+        let workspace = Workspace::default();
+        let partials = groups.map(|(x, grad_output)| self.partial_gradient_on(arch, x, grad_output, &workspace));
+        self.merge_on(arch, partials.collect(), &workspace)
     }
 
     /// How many of the tensors `x` a [`PartialGradient`] should be made of. It depends on their shapes and number, and
@@ -66,16 +68,28 @@ impl Geometry {
         x.len().div_ceil(groups).max(1)
     }
 
-    /// What some tensors contribute to [`Geometry::weight_gradient`].
+    /// What some tensors contribute to [`Geometry::weight_gradient`], in memory of the workspace, to which
+    /// [`Geometry::merge`] gives it back.
     ///
     /// # Panics
     /// As [`Geometry::weight_gradient`].
     #[must_use]
-    pub fn partial_gradient(&self, x: &[BlockedTensor], grad_output: &[BlockedTensor]) -> PartialGradient {
-        self.partial_gradient_on(Arch::new(), x, grad_output)
+    pub fn partial_gradient(
+        &self,
+        x: &[BlockedTensor],
+        grad_output: &[BlockedTensor],
+        workspace: &Workspace,
+    ) -> PartialGradient {
+        self.partial_gradient_on(Arch::new(), x, grad_output, workspace)
     }
 
-    fn partial_gradient_on(&self, arch: Arch, x: &[BlockedTensor], grad_output: &[BlockedTensor]) -> PartialGradient {
+    fn partial_gradient_on(
+        &self,
+        arch: Arch,
+        x: &[BlockedTensor],
+        grad_output: &[BlockedTensor],
+        workspace: &Workspace,
+    ) -> PartialGradient {
         for (x, grad_output) in x.iter().zip(grad_output) {
             assert_eq!(x.shape()[1], self.inputs, "a tensor with other channels");
             assert_eq!(grad_output.shape(), self.output(x.shape()), "tensors of different shapes");
@@ -85,17 +99,17 @@ impl Geometry {
             return PartialGradient(Partial::Taps(self.weight_sums(arch, x, grad_output)));
         }
         let blocks: Vec<usize> = (0..self.outputs.div_ceil(LANES)).collect();
-        let parts = blocks.par_chunks(TRANSFORMED).map(|part| gradient::sums(arch, x, grad_output, part));
+        let parts = blocks.par_chunks(TRANSFORMED).map(|part| gradient::sums(arch, x, grad_output, part, workspace));
         PartialGradient(Partial::Elements(parts.collect()))
     }
 
     /// The sum of partial gradients, in their order: the gradient `[outputs, inputs, kernel, kernel]`.
     #[must_use]
-    pub fn merge(&self, partials: Vec<PartialGradient>) -> Vec<f32> {
-        self.merge_on(Arch::new(), partials)
+    pub fn merge(&self, partials: Vec<PartialGradient>, workspace: &Workspace) -> Vec<f32> {
+        self.merge_on(Arch::new(), partials, workspace)
     }
 
-    fn merge_on(&self, arch: Arch, partials: Vec<PartialGradient>) -> Vec<f32> {
+    fn merge_on(&self, arch: Arch, partials: Vec<PartialGradient>, workspace: &Workspace) -> Vec<f32> {
         let mut weights = vec![0.0; self.weights()];
         let mut elements = vec![Vec::new(); self.outputs.div_ceil(TRANSFORMED * LANES)];
         for PartialGradient(partial) in partials {
@@ -107,7 +121,7 @@ impl Geometry {
         weights
             .par_chunks_mut((TRANSFORMED * LANES * self.inputs * self.kernel * self.kernel).max(1))
             .zip(elements)
-            .for_each(|(weights, sums)| gradient::unpack(arch, sums, self.inputs, weights));
+            .for_each(|(weights, sums)| gradient::unpack(arch, sums, self.inputs, weights, workspace));
         weights
     }
 

@@ -29,14 +29,16 @@ mod transforms;
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::blocked_tensor::{LANES, SimdBlock};
 use crate::kernel::{ConvPass, Matrix, vectors};
+use gradient::Sums;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use transforms::{
     Algorithm, Doubling, ELEMENTS, GROUP, Halving, IN, Plain, Tile, ZERO, tiles, transform_input, transform_sums,
-    transform_weights,
+    transform_weights, two_taps, weight_of, weight_row,
 };
 
 pub(crate) use transforms::OUT;
@@ -54,6 +56,53 @@ const FEW: usize = 4;
 pub(crate) struct Winograd {
     weights: Vec<Matrix>,
     direction: Direction,
+    /// Where the memory of the weights goes back to.
+    workspace: Workspace,
+}
+
+/// Memory of transformed weights and of the sums of their gradients, to be used again: fresh memory costs more than a
+/// transform.
+#[derive(Debug, Clone, Default)]
+pub struct Workspace {
+    weights: Free<Matrix>,
+    sums: Free<Sums>,
+}
+
+/// Memory that is free.
+#[derive(Debug, Clone)]
+struct Free<T>(Arc<Mutex<Vec<Vec<T>>>>);
+
+impl<T> Default for Free<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T: Clone> Free<T> {
+    /// Memory of `length` values, which are arbitrary where the memory was used before, and `zero` elsewhere.
+    fn take(&self, length: usize, zero: T) -> Vec<T> {
+        let mut free = self.all();
+        let fits = (0..free.len()).filter(|i| free[*i].capacity() >= length);
+        let found = fits.min_by_key(|i| free[*i].capacity()).map(|i| free.swap_remove(i));
+        drop(free);
+        let mut memory = found.unwrap_or_default();
+        memory.resize(length, zero);
+        memory
+    }
+
+    fn give_back(&self, memory: Vec<T>) {
+        self.all().push(memory);
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Vec<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Winograd {
+    fn drop(&mut self) {
+        self.workspace.weights.give_back(std::mem::take(&mut self.weights));
+    }
 }
 
 /// Which map a convolution is.
@@ -71,19 +120,31 @@ pub(crate) enum Direction {
 
 impl Winograd {
     /// Transforms the weights `[output blocks][input blocks][9 taps]` of a convolution.
-    pub(crate) fn new(arch: Arch, matrices: &[Matrix], inputs: usize, direction: Direction) -> Self {
-        let mut weights = vec![[ZERO; LANES]; matrices.len() / 9 * ELEMENTS];
+    pub(crate) fn new(
+        arch: Arch,
+        matrices: &[Matrix],
+        inputs: usize,
+        direction: Direction,
+        workspace: &Workspace,
+    ) -> Self {
+        let mut weights = workspace.weights.take(matrices.len() / 9 * ELEMENTS, [ZERO; LANES]);
         let outputs = weights.chunks_mut(ELEMENTS * inputs).zip(matrices.chunks(9 * inputs));
         outputs.for_each(|(weights, matrices)| arch.dispatch(Packing { weights, matrices, direction }));
-        Self { weights, direction }
+        Self { weights, direction, workspace: workspace.clone() }
     }
 
     /// [`Winograd::new`] on the threads of the current rayon pool.
-    pub(crate) fn in_parallel(arch: Arch, matrices: &[Matrix], inputs: usize, direction: Direction) -> Self {
-        let mut weights = vec![[ZERO; LANES]; matrices.len() / 9 * ELEMENTS];
+    pub(crate) fn in_parallel(
+        arch: Arch,
+        matrices: &[Matrix],
+        inputs: usize,
+        direction: Direction,
+        workspace: &Workspace,
+    ) -> Self {
+        let mut weights = workspace.weights.take(matrices.len() / 9 * ELEMENTS, [ZERO; LANES]);
         let outputs = weights.par_chunks_mut(ELEMENTS * inputs).zip(matrices.par_chunks(9 * inputs));
         outputs.for_each(|(weights, matrices)| arch.dispatch(Packing { weights, matrices, direction }));
-        Self { weights, direction }
+        Self { weights, direction, workspace: workspace.clone() }
     }
 
     /// Writes `finish(start + bias + conv(x))` to the outputs of all jobs, whose tensors have the same channels.
@@ -155,8 +216,8 @@ impl Packing<'_> {
             *to = taps[if turned { 8 - tap } else { tap }][row].0;
         }
         let transformed = match self.direction {
-            Direction::Plain | Direction::Turned => transform_weights(&kernel, Plain::weight_row),
-            Direction::Halving | Direction::Doubling => transform_weights(&kernel, Halving::weight_row),
+            Direction::Plain | Direction::Turned => transform_weights(&kernel, weight_row),
+            Direction::Halving | Direction::Doubling => transform_weights(&kernel, two_taps),
         };
         let elements = self.weights[input..].iter_mut().step_by(self.matrices.len() / 9);
         for (to, values) in elements.zip(transformed) {
@@ -249,7 +310,7 @@ impl<A: Algorithm<N, E, O>, const N: usize, const E: usize, const O: usize> Pass
         let (inputs, tiles) = (self.inputs, self.tiles.len());
         let Scratch { inputs: x, outputs: out } = &mut *self.scratch;
         for element in 0..E * E {
-            let weight = A::weight_of(element / E) * IN + A::weight_of(element % E);
+            let weight = weight_of(element / E) * IN + weight_of(element % E);
             let mut weights: [&[Matrix]; B] = [&[]; B];
             for (b, weights) in weights.iter_mut().enumerate() {
                 *weights = &self.weights[((block + b) * ELEMENTS + weight) * inputs..][..inputs];

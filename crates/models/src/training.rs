@@ -218,7 +218,7 @@ impl Layer {
 
     /// The output of the convolution for the input `x`, and its moments.
     fn convolve(&self, parameters: &[f32], x: &Batch) -> ConvOutput {
-        let conv = Conv::new(self.geometry, self.weights(parameters), &[]);
+        let conv = Conv::new(self.geometry, self.weights(parameters), &[]).reusing(&x.pool.workspace);
         // The border is that which the transposed convolution needs: in the backward pass, the gradient overwrites this
         // output.
         let mut raw = x.pool.batch(self.geometry.output(x.shape), self.geometry.padding);
@@ -262,8 +262,8 @@ impl Layer {
         let (grad_weights, grad_norm) = gradient[self.at..][..self.parameters()].split_at_mut(self.geometry.weights());
         let maps = self.norm_derivative(parameters, convolved, grad_output, grad_norm);
         let maps = maps.each_ref().map(Vec::as_slice);
-        let group = self.geometry.gradient_group(x);
-        let (transposed, count) = (grad_x.is_some().then(|| self.transposed(parameters)), x.len().div_ceil(group));
+        let (group, workspace) = (self.geometry.gradient_group(x), &x.pool.workspace);
+        let (transposed, count) = (grad_x.is_some().then(|| self.transposed(parameters, x)), x.len().div_ceil(group));
         if let (Some(conv), Some(dy)) = (&transposed, grad_output.first()) {
             conv.prepare(dy.shape());
         }
@@ -280,9 +280,9 @@ impl Layer {
             if let (Some(conv), Some((start, finish)), Some(out)) = (&transposed, &rule, out) {
                 apply(conv, raw, |tile| start(i * group + tile), |tile| finish(i * group + tile), out);
             }
-            self.geometry.partial_gradient(x, raw)
+            self.geometry.partial_gradient(x, raw, workspace)
         });
-        grad_weights.copy_from_slice(&self.geometry.merge(partials.collect()));
+        grad_weights.copy_from_slice(&self.geometry.merge(partials.collect(), workspace));
     }
 
     /// The backward pass of the batch norm. Writes the gradient with respect to its parameters to `grad_norm`, and
@@ -320,8 +320,8 @@ impl Layer {
     }
 
     /// The vector-Jacobian product of the convolution with respect to its input.
-    fn transposed(&self, parameters: &[f32]) -> Conv {
-        Conv::transposed(self.geometry, self.weights(parameters))
+    fn transposed(&self, parameters: &[f32], x: &Batch) -> Conv {
+        Conv::transposed(self.geometry, self.weights(parameters)).reusing(&x.pool.workspace)
     }
 }
 

@@ -35,7 +35,7 @@ pub enum PretrainingKind {
 /// row per combination of seeds.
 #[derive(Debug, Clone)]
 pub struct ConfigGroup {
-    /// A label in words that distinguishes the configuration from the other configurations of its pipeline.
+    /// A label in words that distinguishes the configuration from the other configurations of its experiment.
     pub label: String,
     /// The label, after [`Self::experiment`] if the report has several experiments.
     pub name: String,
@@ -57,7 +57,6 @@ impl ConfigGroup {
     pub fn all(rows: &[ResultRow]) -> Vec<Self> {
         let mut seen = BTreeSet::new();
         let rows: Vec<ResultRow> = rows.iter().filter(|row| seen.insert(row.identity())).cloned().collect();
-        let pipelines: BTreeSet<&str> = rows.iter().map(|r| r.pipeline.as_str()).collect();
         let sources: BTreeSet<(&str, Option<String>)> =
             rows.iter().map(|r| (r.pipeline.as_str(), downstream(r))).collect();
         let experiment = |row: &ResultRow| match downstream(row) {
@@ -66,22 +65,22 @@ impl ConfigGroup {
             }
             _ => row.pipeline.clone(),
         };
-        let differing: BTreeMap<&str, BTreeSet<(String, String)>> = pipelines
-            .iter()
-            .map(|pipeline| {
-                let of = rows.iter().filter(|r| r.pipeline == *pipeline).flat_map(|r| &r.params);
-                let fields = telling(of.map(|(node, params)| (*node, params))).into_iter();
-                let fields = fields.filter(|(node, field)| *field != "seed" || !REPLICATED.contains(node));
-                (*pipeline, fields.map(|(node, field)| (node.to_owned(), field.to_owned())).collect())
-            })
-            .collect();
+        let mut parameters: BTreeMap<String, Vec<_>> = BTreeMap::new();
+        for row in &rows {
+            parameters.entry(experiment(row)).or_default().extend(&row.params);
+        }
+        let differing = parameters.into_iter().map(|(experiment, of)| {
+            let fields = telling(of.into_iter().map(|(node, params)| (*node, params))).into_iter();
+            let fields = fields.filter(|(node, field)| *field != "seed" || !REPLICATED.contains(node));
+            (experiment, fields.map(|(node, field)| (node.to_owned(), field.to_owned())).collect())
+        });
+        let differing: BTreeMap<String, BTreeSet<(String, String)>> = differing.collect();
         let named = |group: Vec<&ResultRow>| {
             let mut rows: Vec<ResultRow> = group.into_iter().cloned().collect();
             rows.sort_by_key(|r| (r.origin.seeds, r.seed));
-            let label_parameters =
-                differing.get(rows[0].pipeline.as_str()).map(|fields| shown(&rows[0], fields)).unwrap_or_default();
-            let label = label(&rows[0].attack, &label_parameters, &[]);
             let experiment = experiment(&rows[0]);
+            let label_parameters = differing.get(&experiment).map(|fields| shown(&rows[0], fields)).unwrap_or_default();
+            let label = label(&rows[0].attack, &label_parameters, &[]);
             let name = if sources.len() > 1 { format!("{experiment}: {label}") } else { label.clone() };
             Self { label, name, experiment, label_parameters, rows, passes_curve: PassesCurve::default() }
         };

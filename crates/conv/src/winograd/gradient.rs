@@ -3,11 +3,11 @@
 //! `B^T d B` and `A d' A^T`, where `d'` is the gradient with respect to the outputs of a tile, are multiplied element
 //! by element and summed over all tiles. `G^T m G` of the sums `m` is the gradient.
 
-use super::grown;
 use super::transforms::{
     ELEMENTS, GROUP, Group, IN, OUT, Plain, Tile, ZERO, tiles, transform_gradient, transform_input,
     transform_weight_gradient,
 };
+use super::{Workspace, grown};
 use crate::blocked_tensor::{BlockedTensor, LANES};
 use crate::kernel::{Matrix, vectors};
 use pulp::{Arch, Simd, WithSimd};
@@ -25,15 +25,25 @@ static EMPTY: Group = [[ZERO; GROUP]; ELEMENTS];
 /// The sums of products for each element.
 pub(crate) type Sums = [Matrix; ELEMENTS];
 
+/// Sums of no products.
+static NOTHING: Sums = [[ZERO; LANES]; ELEMENTS];
+
 /// The number of groups in which the sums of these tensors should be made: each reads and writes all sums.
 pub(crate) fn groups(x: &[BlockedTensor]) -> usize {
     (tiles(x.iter().map(BlockedTensor::shape), OUT).len() / ENOUGH).max(1)
 }
 
 /// The sums of products of all input blocks with the output blocks `outputs`, `[input blocks][output blocks]`.
-pub(crate) fn sums(arch: Arch, x: &[BlockedTensor], grad_output: &[BlockedTensor], outputs: &[usize]) -> Vec<Sums> {
+pub(crate) fn sums(
+    arch: Arch,
+    x: &[BlockedTensor],
+    grad_output: &[BlockedTensor],
+    outputs: &[usize],
+    workspace: &Workspace,
+) -> Vec<Sums> {
     let inputs = x.first().map_or(0, BlockedTensor::blocks);
-    let mut sums = vec![[[ZERO; LANES]; ELEMENTS]; inputs * outputs.len()];
+    let mut sums = workspace.sums.take(inputs * outputs.len(), NOTHING);
+    sums.fill(NOTHING);
     let tiles = tiles(grad_output.iter().map(BlockedTensor::shape), OUT);
     SCRATCH.with_borrow_mut(|scratch| {
         for tiles in tiles.chunks(BATCH) {
@@ -44,7 +54,7 @@ pub(crate) fn sums(arch: Arch, x: &[BlockedTensor], grad_output: &[BlockedTensor
 }
 
 /// Writes the gradient `[outputs, inputs, 3, 3]`, which has `inputs` channels, given the sums of all groups.
-pub(crate) fn unpack(arch: Arch, groups: Vec<Vec<Sums>>, inputs: usize, weights: &mut [f32]) {
+pub(crate) fn unpack(arch: Arch, groups: Vec<Vec<Sums>>, inputs: usize, weights: &mut [f32], workspace: &Workspace) {
     let mut groups = groups.into_iter();
     let Some(mut sums) = groups.next() else { return };
     for group in groups {
@@ -55,8 +65,10 @@ pub(crate) fn unpack(arch: Arch, groups: Vec<Vec<Sums>>, inputs: usize, weights:
                 *sum += value;
             }
         }
+        workspace.sums.give_back(group);
     }
     arch.dispatch(Unpacking { sums: &sums, inputs, weights });
+    workspace.sums.give_back(sums);
 }
 
 /// Transformed tiles, kept from call to call: `[groups]` of one input block, `[groups][output blocks]`.

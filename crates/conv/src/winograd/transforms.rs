@@ -32,12 +32,6 @@ pub(crate) trait Algorithm<const N: usize, const E: usize, const O: usize> {
     /// Inputs of a tile that lie before the one that its number times [`Algorithm::STEP`] says.
     const BEFORE: usize;
 
-    /// The rows of `G`: what each transformed weight is of the three taps.
-    fn weight_row(row: usize) -> [f64; 3];
-
-    /// The number of the transformed weight that an element is multiplied by.
-    fn weight_of(element: usize) -> usize;
-
     /// `B^T` times the inputs.
     fn input_line<S: Simd>(simd: S, d: [S::f32s; N]) -> [S::f32s; E];
 
@@ -59,20 +53,11 @@ impl Algorithm<IN, IN, OUT> for Plain {
     const STEP: usize = OUT;
     const BEFORE: usize = 1;
 
-    fn weight_row(row: usize) -> [f64; 3] {
-        weight_row(row)
-    }
-
-    #[inline(always)]
-    fn weight_of(element: usize) -> usize {
-        element
-    }
-
     #[inline(always)]
     fn input_line<S: Simd>(simd: S, d: [S::f32s; IN]) -> [S::f32s; IN] {
-        let [a, b, c, x, e] = finite_inputs(simd, [d[0], d[1], d[2], d[3], d[4]]);
+        let [zero, p, minus_p, q, minus_q] = finite_inputs(simd, [d[0], d[1], d[2], d[3], d[4]]);
         let of = |factor: f64, x: S::f32s, plus: S::f32s| simd.mul_add_e_f32s(simd.splat_f32s(factor as f32), x, plus);
-        [a, b, c, x, e, of(P2 * Q2, d[1], of(-(P2 + Q2), d[3], d[5]))]
+        [zero, p, minus_p, q, minus_q, of(P2 * Q2, d[1], of(-(P2 + Q2), d[3], d[5]))]
     }
 
     #[inline(always)]
@@ -85,19 +70,10 @@ impl Algorithm<9, 9, OUT> for Halving {
     const STEP: usize = 2 * OUT;
     const BEFORE: usize = 1;
 
-    fn weight_row(row: usize) -> [f64; 3] {
-        two_taps(row)
-    }
-
-    #[inline(always)]
-    fn weight_of(element: usize) -> usize {
-        element.min(IN - 1)
-    }
-
     #[inline(always)]
     fn input_line<S: Simd>(simd: S, d: [S::f32s; 9]) -> [S::f32s; 9] {
-        let [a, b, c, x, e] = finite_inputs(simd, [d[0], d[2], d[4], d[6], d[8]]);
-        [a, b, c, x, e, d[1], d[3], d[5], d[7]]
+        let [zero, p, minus_p, q, minus_q] = finite_inputs(simd, [d[0], d[2], d[4], d[6], d[8]]);
+        [zero, p, minus_p, q, minus_q, d[1], d[3], d[5], d[7]]
     }
 
     #[inline(always)]
@@ -111,19 +87,10 @@ impl Algorithm<5, 9, 8> for Doubling {
     const STEP: usize = OUT;
     const BEFORE: usize = 0;
 
-    fn weight_row(row: usize) -> [f64; 3] {
-        two_taps(row)
-    }
-
-    #[inline(always)]
-    fn weight_of(element: usize) -> usize {
-        element.min(IN - 1)
-    }
-
     #[inline(always)]
     fn input_line<S: Simd>(simd: S, d: [S::f32s; 5]) -> [S::f32s; 9] {
-        let [a, b, c, x, e] = finite_inputs(simd, d);
-        [a, b, c, x, e, d[0], d[1], d[2], d[3]]
+        let [zero, p, minus_p, q, minus_q] = finite_inputs(simd, d);
+        [zero, p, minus_p, q, minus_q, d[0], d[1], d[2], d[3]]
     }
 
     #[inline(always)]
@@ -133,8 +100,15 @@ impl Algorithm<5, 9, 8> for Doubling {
     }
 }
 
+/// The number of the transformed weight, in one dimension, that an element is multiplied by: all elements of one tap
+/// have the same.
+#[inline(always)]
+pub(crate) fn weight_of(element: usize) -> usize {
+    element.min(IN - 1)
+}
+
 /// The rows of `G` for stride 2: those of the finite points for the two outer taps, and the tap between them.
-fn two_taps(row: usize) -> [f64; 3] {
+pub(crate) fn two_taps(row: usize) -> [f64; 3] {
     if row == IN - 1 {
         return [0.0, 1.0, 0.0];
     }
@@ -145,8 +119,8 @@ fn two_taps(row: usize) -> [f64; 3] {
 /// Where a tile is: the number of its tensor, image, row and column, the latter two in tiles.
 pub(crate) type Tile = [usize; 4];
 
-/// The rows of `G`, which are the powers of a point over the product of its distances to all others.
-const fn weight_row(element: usize) -> [f64; 3] {
+/// The rows of `G` for stride 1, which are the powers of a point over the product of its distances to all others.
+pub(crate) const fn weight_row(element: usize) -> [f64; 3] {
     let (point, scale) = match element {
         0 => (0.0, 1.0 / (P2 * Q2)),
         1 => (P, 0.5 / (P2 * (P2 - Q2))),
@@ -357,7 +331,7 @@ pub(crate) fn transform_sums<
     outputs
 }
 
-/// The rows of `B^T` of the finite points.
+/// The rows of `B^T` of the finite points: 0, P, -P, Q and -Q.
 #[inline(always)]
 fn finite_inputs<S: Simd>(simd: S, d: [S::f32s; 5]) -> [S::f32s; 5] {
     let of = |factor: f64, x: S::f32s, plus: S::f32s| simd.mul_add_e_f32s(simd.splat_f32s(factor as f32), x, plus);

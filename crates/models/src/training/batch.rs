@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use hemlock_conv::BlockedTensor;
+use hemlock_conv::{BlockedTensor, Workspace};
 use rayon::prelude::*;
 
 use super::{TILE, values};
@@ -63,6 +63,8 @@ impl Drop for Batch {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pool {
     pub(super) free: Arc<Mutex<HashMap<Kind, Vec<BlockedTensor>>>>,
+    /// The same for transformed weights and the sums of their gradients.
+    pub(super) workspace: Workspace,
 }
 
 /// Shape and border of a tensor.
