@@ -9,6 +9,7 @@ use hemlock_models::device;
 use hemlock_perturb::FrozenExtractor;
 use hemlock_stage::{Bar, Cancel, Progress, Silent, Stage};
 use hemlock_training::{Method, config::TrainConfig};
+use rayon::{ThreadPoolBuilder, current_num_threads};
 use serde_json::json;
 use std::{
     sync::{
@@ -283,7 +284,9 @@ impl Steps {
         let ((go, asked), (taken, done)) = (channel(), channel());
         let cancel = Cancel::default();
         let gate = Gate(Arc::new(Mutex::new(Ends { asked, taken, cancel: cancel.clone() })));
-        spawn(move || training(&gate, &cancel));
+        // A pool of its own: whoever waits for a step may be a thread of the usual one.
+        let pool = ThreadPoolBuilder::new().num_threads(current_num_threads()).build()?;
+        spawn(move || pool.install(|| training(&gate, &cancel)));
         let steps = Self { go, done };
         steps.done.recv().context("the training ended before its first step")?;
         Ok(steps)
