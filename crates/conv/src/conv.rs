@@ -66,7 +66,9 @@ impl Geometry {
     fn is_minimal(&self, [_, _, height, width]: [usize; 4]) -> bool {
         let Self { inputs, outputs, kernel, stride, padding } = *self;
         let filled = 3 * height * width >= 2 * height.next_multiple_of(OUT) * width.next_multiple_of(OUT);
-        (kernel, padding) == (3, 1) && inputs.min(outputs) >= stride * LANES && filled
+        // With stride 2, transforms take more, and are worth it for more channels.
+        let enough = if stride == 1 { LANES } else { 4 * LANES };
+        (kernel, padding) == (3, 1) && inputs.min(outputs) >= enough && filled
     }
 
     /// The same for the gradient with respect to the weights, from inputs of that shape.
@@ -209,7 +211,7 @@ impl Conv {
     }
 
     /// Whether inputs of that shape are convolved by Winograd's algorithm.
-    fn is_minimal(&self, shape: [usize; 4]) -> bool {
+    pub(crate) fn is_minimal(&self, shape: [usize; 4]) -> bool {
         self.geometry.is_minimal(self.narrow(shape))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! - **Layout**: images are a [`BlockedTensor`]: blocks of 16 channels, so that one pixel of a block is one AVX-512
 //!   register, within a border of zeros, so that no kernel has to test for the edge of an image.
-//! - **Kernels**: a [`Conv`] of 3x3 with at least 16 channels on both sides, or 32 if it has stride 2, multiplies
+//! - **Kernels**: a [`Conv`] of 3x3 with at least 16 channels on both sides, or 64 if it has stride 2, multiplies
 //!   transformed tiles (Winograd's algorithm, `winograd`). Any other computes a block of pixels times a block of
 //!   channels in registers, directly from this layout. There is no im2col matrix. The forward and the backward pass are
 //!   the same loops.

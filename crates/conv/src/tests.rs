@@ -233,6 +233,26 @@ proptest! {
 }
 
 #[test]
+fn winograds_algorithm_gives_the_sums_over_taps() {
+    for (stride, [n, height, width]) in [(1, [2, 9, 14]), (2, [2, 9, 14]), (2, [1, 16, 8]), (2, [3, 7, 7])] {
+        let problem = Problem { size: [64, 80, 3], stride, padding: 1, images: [n, height, width] };
+        let shapes = [problem.input(), problem.geometry().output(problem.input())];
+        let transposed = Conv::transposed(problem.geometry(), &problem.weights());
+        for (conv, [from, to]) in [(problem.conv(), shapes), (transposed, [shapes[1], shapes[0]])] {
+            assert!(conv.is_minimal(from));
+            let [x, added] = [from, to].map(|shape| tensor(shape, 1, &noise(shape.iter().product(), 3)));
+            let (start, finish) = (Accumulate::Add(&added), Epilogue::Relu);
+            for arch in archs() {
+                let (mut out, mut over_taps) = (BlockedTensor::new(to, 1), BlockedTensor::new(to, 1));
+                conv.apply_on(arch, &x, start, finish, &mut out);
+                conv.sum_over_taps(arch, &mut [ConvPass { x: &x, start, finish, out: &mut over_taps }]);
+                assert_close(&values(&out), &values(&over_taps).into_iter().map(f64::from).collect::<Vec<_>>());
+            }
+        }
+    }
+}
+
+#[test]
 fn convolutions_of_means_are_those_of_2x2_with_equal_weights() {
     for (channels @ [outputs, inputs], [n, height, width]) in [([20, 40], [2, 6, 10]), ([3, 5], [1, 7, 5])] {
         let weights = noise(outputs * inputs, 1);
