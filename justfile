@@ -189,7 +189,7 @@ compare-backends NAME A B *ARGS: (first-build A + "," + B)
     @{{binary}} --device {{B}} --root artifacts/backends/{{B}} run {{NAME}} {{overrides}}
     @{{binary}} diff artifacts/backends/{{A}} artifacts/backends/{{B}} {{ARGS}}
 
-# Everything CI runs, cheapest first
+# All checks, cheapest first. CI links the cuda binary as well, where LLVM can be had
 [group('develop')]
 test: lint deny book unit wheel-test fuzz quickstart test-cluster test-wgpu check-cuda
 

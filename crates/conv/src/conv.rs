@@ -37,8 +37,8 @@ pub struct Conv {
     averages: bool,
     /// The same weights for [`crate::winograd`], made when they are first used.
     winograd: OnceLock<Winograd>,
-    /// Memory for these.
-    workspace: Workspace,
+    /// Memory for these; `None` is fresh memory.
+    workspace: Option<Workspace>,
 }
 
 impl Geometry {
@@ -119,7 +119,7 @@ impl Conv {
             transposed: false,
             averages: false,
             winograd: OnceLock::new(),
-            workspace: Workspace::default(),
+            workspace: None,
             geometry,
         }
     }
@@ -150,7 +150,7 @@ impl Conv {
             transposed: true,
             averages: false,
             winograd: OnceLock::new(),
-            workspace: Workspace::default(),
+            workspace: None,
             geometry,
         }
     }
@@ -165,10 +165,10 @@ impl Conv {
         Self { averages: true, geometry: Geometry { kernel: 2, stride: 2, ..one }, ..Self::transposed(one, weights) }
     }
 
-    /// The same, with the memory that earlier convolutions gave back to the workspace.
+    /// The same convolution, which takes memory from the workspace and gives it back when it is dropped.
     #[must_use]
     pub fn reusing(mut self, workspace: &Workspace) -> Self {
-        self.workspace = workspace.clone();
+        self.workspace = Some(workspace.clone());
         self
     }
 
@@ -259,8 +259,7 @@ impl Conv {
 
     /// The pass of a convolution of means.
     fn with_means(&self, arch: Arch, job: &mut ConvPass<'_>) {
-        let wide = if self.transposed { job.out.shape() } else { job.x.shape() };
-        let [images, channels, height, width] = wide;
+        let [images, channels, height, width] = if self.transposed { job.out.shape() } else { job.x.shape() };
         with_half([images, channels, height / 2, width / 2], |half| {
             if self.transposed {
                 let (start, finish) = (Accumulate::Zero, Epilogue::Keep);
@@ -282,7 +281,7 @@ impl Conv {
                 &self.matrices,
                 self.input_blocks(),
                 self.direction(),
-                &self.workspace,
+                self.workspace.as_ref(),
             );
             // If another thread was faster, its weights are the same.
             let _ = self.winograd.set(made);
@@ -292,8 +291,9 @@ impl Conv {
     /// The transformed weights. They are made on this thread alone: while it holds the lock, it must not take a task of
     /// rayon that waits for the same lock.
     fn winograd(&self, arch: Arch) -> &Winograd {
-        self.winograd
-            .get_or_init(|| Winograd::new(arch, &self.matrices, self.input_blocks(), self.direction(), &self.workspace))
+        self.winograd.get_or_init(|| {
+            Winograd::new(arch, &self.matrices, self.input_blocks(), self.direction(), self.workspace.as_ref())
+        })
     }
 
     fn input_blocks(&self) -> usize {

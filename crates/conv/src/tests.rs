@@ -1,7 +1,7 @@
 //! Compares every kernel with sums that are written out, at sizes that do not fill whole blocks.
 
 use crate::norm::{Map, Sums};
-use crate::{Accumulate, BlockedTensor, Conv, ConvPass, Depthwise, Epilogue, Geometry, Moments};
+use crate::{Accumulate, BlockedTensor, Conv, ConvPass, Depthwise, Epilogue, Geometry, Moments, Workspace};
 use proptest::prelude::*;
 use pulp::Arch;
 
@@ -249,6 +249,23 @@ fn winograds_algorithm_gives_the_sums_over_taps() {
                 assert_close(&values(&out), &values(&over_taps).into_iter().map(f64::from).collect::<Vec<_>>());
             }
         }
+    }
+}
+
+/// Memory of another convolution, larger or smaller, changes no result.
+#[test]
+fn used_memory_changes_nothing() {
+    let workspace = Workspace::default();
+    for channels in [48, 20, 33] {
+        let problem = Problem { size: [channels, channels, 3], stride: 1, padding: 1, images: [2, 8, 8] };
+        let [x, dy] = [1, 2].map(|seed| tensor(problem.input(), 1, &noise(problem.input().iter().product(), seed)));
+        let (mut fresh, mut used) = (BlockedTensor::new(problem.input(), 1), BlockedTensor::new(problem.input(), 1));
+        problem.conv().apply(&x, Accumulate::Zero, Epilogue::Keep, &mut fresh);
+        problem.conv().reusing(&workspace).apply(&x, Accumulate::Zero, Epilogue::Keep, &mut used);
+        assert_eq!(fresh, used);
+        let (geometry, x, dy) = (problem.geometry(), [x], [dy]);
+        let part = geometry.partial_gradient(&x, &dy, &workspace);
+        assert_eq!(geometry.merge(vec![part], &workspace), geometry.weight_gradient(&x, &dy));
     }
 }
 

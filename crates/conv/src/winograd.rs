@@ -37,8 +37,8 @@ use gradient::Sums;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use transforms::{
-    Algorithm, Doubling, ELEMENTS, GROUP, Halving, IN, Plain, Tile, ZERO, tiles, transform_input, transform_sums,
-    transform_weights, two_taps, weight_of, weight_row,
+    Algorithm, Doubling, ELEMENTS, GROUP, HALVED, Halving, IN, Plain, Tile, ZERO, tiles, transform_input,
+    transform_sums, transform_weights, two_taps, weight_of, weight_row,
 };
 
 pub(crate) use transforms::OUT;
@@ -56,8 +56,8 @@ const FEW: usize = 4;
 pub(crate) struct Winograd {
     weights: Vec<Matrix>,
     direction: Direction,
-    /// Where the memory of the weights goes back to.
-    workspace: Workspace,
+    /// Where the memory of the weights goes back to; `None` frees it.
+    workspace: Option<Workspace>,
 }
 
 /// Memory of transformed weights and of the sums of their gradients, to be used again: fresh memory costs more than a
@@ -101,7 +101,9 @@ impl<T: Clone> Free<T> {
 
 impl Drop for Winograd {
     fn drop(&mut self) {
-        self.workspace.weights.give_back(std::mem::take(&mut self.weights));
+        if let Some(workspace) = &self.workspace {
+            workspace.weights.give_back(std::mem::take(&mut self.weights));
+        }
     }
 }
 
@@ -125,12 +127,12 @@ impl Winograd {
         matrices: &[Matrix],
         inputs: usize,
         direction: Direction,
-        workspace: &Workspace,
+        workspace: Option<&Workspace>,
     ) -> Self {
-        let mut weights = workspace.weights.take(matrices.len() / 9 * ELEMENTS, [ZERO; LANES]);
+        let mut weights = Self::memory(matrices, workspace);
         let outputs = weights.chunks_mut(ELEMENTS * inputs).zip(matrices.chunks(9 * inputs));
         outputs.for_each(|(weights, matrices)| arch.dispatch(Packing { weights, matrices, direction }));
-        Self { weights, direction, workspace: workspace.clone() }
+        Self { weights, direction, workspace: workspace.cloned() }
     }
 
     /// [`Winograd::new`] on the threads of the current rayon pool.
@@ -139,20 +141,26 @@ impl Winograd {
         matrices: &[Matrix],
         inputs: usize,
         direction: Direction,
-        workspace: &Workspace,
+        workspace: Option<&Workspace>,
     ) -> Self {
-        let mut weights = workspace.weights.take(matrices.len() / 9 * ELEMENTS, [ZERO; LANES]);
+        let mut weights = Self::memory(matrices, workspace);
         let outputs = weights.par_chunks_mut(ELEMENTS * inputs).zip(matrices.par_chunks(9 * inputs));
         outputs.for_each(|(weights, matrices)| arch.dispatch(Packing { weights, matrices, direction }));
-        Self { weights, direction, workspace: workspace.clone() }
+        Self { weights, direction, workspace: workspace.cloned() }
+    }
+
+    /// Memory for the transform of `matrices`.
+    fn memory(matrices: &[Matrix], workspace: Option<&Workspace>) -> Vec<Matrix> {
+        let (length, zero) = (matrices.len() / 9 * ELEMENTS, [ZERO; LANES]);
+        workspace.map_or_else(|| vec![zero; length], |workspace| workspace.weights.take(length, zero))
     }
 
     /// Writes `finish(start + bias + conv(x))` to the outputs of all jobs, whose tensors have the same channels.
     pub(crate) fn apply(&self, arch: Arch, bias: &[SimdBlock], jobs: &mut [ConvPass<'_>]) {
         match self.direction {
             Direction::Plain | Direction::Turned => self.apply_by::<Plain, IN, IN, OUT>(arch, bias, jobs),
-            Direction::Halving => self.apply_by::<Halving, 9, 9, OUT>(arch, bias, jobs),
-            Direction::Doubling => self.apply_by::<Doubling, 5, 9, 8>(arch, bias, jobs),
+            Direction::Halving => self.apply_by::<Halving, HALVED, HALVED, OUT>(arch, bias, jobs),
+            Direction::Doubling => self.apply_by::<Doubling, 5, HALVED, 8>(arch, bias, jobs),
         }
     }
 
@@ -180,7 +188,7 @@ impl Winograd {
 impl Direction {
     /// Tiles of a batch, for so many input blocks.
     pub(crate) fn batch(self, inputs: usize) -> usize {
-        let elements = if matches!(self, Self::Plain | Self::Turned) { ELEMENTS } else { 81 };
+        let elements = if matches!(self, Self::Plain | Self::Turned) { ELEMENTS } else { HALVED * HALVED };
         (MEMORY / (elements * inputs) / 16 * 16).clamp(16, BATCH)
     }
 }

@@ -536,4 +536,22 @@ mod tests {
             ]
         );
     }
+
+    /// What differs only from the other data of the pipeline is in no name: a chart shows one experiment.
+    #[test]
+    fn names_have_what_differs_within_the_experiment() {
+        let on = |source: &str, train: u32, attack: &str| {
+            made_up(attack).with("dataset.downstream", json!({ "source": source, "train": train })).rows()
+        };
+        let rows = [
+            on("cifar10", 4000, "bilevel"),
+            on("cifar100", 2000, "bilevel"),
+            on("cifar100", 2000, "gradient-canceling"),
+            on("svhn", 1000, "bilevel"),
+            on("svhn", 3000, "bilevel"),
+        ];
+        let configs = ConfigGroup::all(&rows.concat());
+        let labels: Vec<&str> = configs.iter().map(|config| config.label.as_str()).collect();
+        assert_eq!(labels, ["bilevel", "bilevel", "gradient-canceling", "bilevel, train 1000", "bilevel, train 3000"]);
+    }
 }

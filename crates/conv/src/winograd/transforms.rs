@@ -9,6 +9,8 @@ pub(crate) const OUT: usize = 4;
 pub(crate) const IN: usize = 6;
 /// Elements of a transformed tile of stride 1, and matrices of transformed weights.
 pub(crate) const ELEMENTS: usize = IN * IN;
+/// Elements of stride 2 in one dimension: five of the two outer taps, and four of the tap between them.
+pub(crate) const HALVED: usize = 9;
 /// Tiles that are stored side by side, so that a product reads them at constant distances.
 pub(crate) const GROUP: usize = 8;
 
@@ -66,35 +68,35 @@ impl Algorithm<IN, IN, OUT> for Plain {
     }
 }
 
-impl Algorithm<9, 9, OUT> for Halving {
+impl Algorithm<HALVED, HALVED, OUT> for Halving {
     const STEP: usize = 2 * OUT;
     const BEFORE: usize = 1;
 
     #[inline(always)]
-    fn input_line<S: Simd>(simd: S, d: [S::f32s; 9]) -> [S::f32s; 9] {
+    fn input_line<S: Simd>(simd: S, d: [S::f32s; HALVED]) -> [S::f32s; HALVED] {
         let [zero, p, minus_p, q, minus_q] = finite_inputs(simd, [d[0], d[2], d[4], d[6], d[8]]);
         [zero, p, minus_p, q, minus_q, d[1], d[3], d[5], d[7]]
     }
 
     #[inline(always)]
-    fn output_line<S: Simd>(simd: S, m: [S::f32s; 9]) -> [S::f32s; OUT] {
+    fn output_line<S: Simd>(simd: S, m: [S::f32s; HALVED]) -> [S::f32s; OUT] {
         let outer = finite_outputs(simd, [m[0], m[1], m[2], m[3], m[4]], simd.splat_f32s(0.0));
         std::array::from_fn(|i| simd.add_f32s(outer[i], m[5 + i]))
     }
 }
 
-impl Algorithm<5, 9, 8> for Doubling {
+impl Algorithm<5, HALVED, 8> for Doubling {
     const STEP: usize = OUT;
     const BEFORE: usize = 0;
 
     #[inline(always)]
-    fn input_line<S: Simd>(simd: S, d: [S::f32s; 5]) -> [S::f32s; 9] {
+    fn input_line<S: Simd>(simd: S, d: [S::f32s; 5]) -> [S::f32s; HALVED] {
         let [zero, p, minus_p, q, minus_q] = finite_inputs(simd, d);
         [zero, p, minus_p, q, minus_q, d[0], d[1], d[2], d[3]]
     }
 
     #[inline(always)]
-    fn output_line<S: Simd>(simd: S, m: [S::f32s; 9]) -> [S::f32s; 8] {
+    fn output_line<S: Simd>(simd: S, m: [S::f32s; HALVED]) -> [S::f32s; 8] {
         let outer = finite_outputs(simd, [m[0], m[1], m[2], m[3], m[4]], simd.splat_f32s(0.0));
         [m[5], outer[0], m[6], outer[1], m[7], outer[2], m[8], outer[3]]
     }
