@@ -2,7 +2,7 @@
 
 use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 use crate::kernel::{Accumulate, ConvPass, Epilogue, Matrix, Phase, Run, Tap};
-use crate::pool::{average, spread, with_half};
+use crate::pool::{average, average_derivative, with_scratch};
 use crate::winograd::{Direction, OUT, Winograd, Workspace};
 use pulp::Arch;
 use std::sync::OnceLock;
@@ -33,7 +33,7 @@ pub struct Conv {
     /// `[output blocks][input blocks][kernel rows][kernel columns]`.
     matrices: Vec<Matrix>,
     phases: Vec<Phase>,
-    /// Whether the weights are those of a convolution of 1x1, of means over 2x2 pixels.
+    /// Whether 2x2 average pooling comes before the convolution, which is one of 1x1.
     averages: bool,
     /// The same weights for [`crate::winograd`], made when they are first used.
     winograd: OnceLock<Winograd>,
@@ -130,7 +130,7 @@ impl Conv {
     /// # Panics
     /// As [`Conv::new`].
     #[must_use]
-    pub fn of_means([outputs, inputs]: [usize; 2], weights: &[f32], bias: &[f32]) -> Self {
+    pub fn with_average_pooling([outputs, inputs]: [usize; 2], weights: &[f32], bias: &[f32]) -> Self {
         let one = Geometry { inputs, outputs, kernel: 1, stride: 1, padding: 0 };
         Self { averages: true, geometry: Geometry { kernel: 2, stride: 2, ..one }, ..Self::new(one, weights, bias) }
     }
@@ -155,19 +155,19 @@ impl Conv {
         }
     }
 
-    /// The vector-Jacobian product of [`Conv::of_means`] with respect to the input.
+    /// The vector-Jacobian product of [`Conv::with_average_pooling`] with respect to the input.
     ///
     /// # Panics
     /// As [`Conv::new`].
     #[must_use]
-    pub fn transposed_of_means([outputs, inputs]: [usize; 2], weights: &[f32]) -> Self {
+    pub fn transposed_with_average_pooling([outputs, inputs]: [usize; 2], weights: &[f32]) -> Self {
         let one = Geometry { inputs, outputs, kernel: 1, stride: 1, padding: 0 };
         Self { averages: true, geometry: Geometry { kernel: 2, stride: 2, ..one }, ..Self::transposed(one, weights) }
     }
 
     /// The same convolution, which takes memory from the workspace and gives it back when it is dropped.
     #[must_use]
-    pub fn reusing(mut self, workspace: &Workspace) -> Self {
+    pub fn with_workspace(mut self, workspace: &Workspace) -> Self {
         self.workspace = Some(workspace.clone());
         self
     }
@@ -200,27 +200,27 @@ impl Conv {
     /// How many tensors of that shape [`Conv::apply_all`] should be given at once: enough to read the weights seldom.
     #[must_use]
     pub fn together(&self, shape: [usize; 4]) -> usize {
-        let [images, _, height, width] = self.narrow(shape);
+        let [images, _, height, width] = self.smaller_shape(shape);
         let tiles = images * height.div_ceil(OUT) * width.div_ceil(OUT);
         if self.is_minimal(shape) { self.direction().batch(self.input_blocks()).div_ceil(tiles.max(1)) } else { 1 }
     }
 
     /// The smaller of the shapes of input and output, given that of the input.
-    fn narrow(&self, shape: [usize; 4]) -> [usize; 4] {
+    fn smaller_shape(&self, shape: [usize; 4]) -> [usize; 4] {
         if self.transposed { shape } else { self.geometry.output(shape) }
     }
 
     /// Whether inputs of that shape are convolved by Winograd's algorithm.
     pub(crate) fn is_minimal(&self, shape: [usize; 4]) -> bool {
-        self.geometry.is_minimal(self.narrow(shape))
+        self.geometry.is_minimal(self.smaller_shape(shape))
     }
 
     fn direction(&self) -> Direction {
         match (self.geometry.stride, self.transposed) {
-            (1, false) => Direction::Plain,
-            (1, true) => Direction::Turned,
-            (_, false) => Direction::Halving,
-            (_, true) => Direction::Doubling,
+            (1, false) => Direction::Forward,
+            (1, true) => Direction::Backward,
+            (_, false) => Direction::StridedForward,
+            (_, true) => Direction::StridedBackward,
         }
     }
 
@@ -250,21 +250,21 @@ impl Conv {
             return self.winograd(arch).apply(arch, &self.bias, jobs);
         }
         if self.averages {
-            return jobs.iter_mut().for_each(|job| self.with_means(arch, job));
+            return jobs.iter_mut().for_each(|job| self.apply_with_average_pooling(arch, job));
         }
         for jobs in jobs.chunk_by_mut(|one, other| (one.x.shape(), one.x.border) == (other.x.shape(), other.x.border)) {
             self.sum_over_taps(arch, jobs);
         }
     }
 
-    /// The pass of a convolution of means.
-    fn with_means(&self, arch: Arch, job: &mut ConvPass<'_>) {
+    /// A pass with average pooling.
+    fn apply_with_average_pooling(&self, arch: Arch, job: &mut ConvPass<'_>) {
         let [images, channels, height, width] = if self.transposed { job.out.shape() } else { job.x.shape() };
-        with_half([images, channels, height / 2, width / 2], |half| {
+        with_scratch([images, channels, height / 2, width / 2], |half| {
             if self.transposed {
                 let (start, finish) = (Accumulate::Zero, Epilogue::Keep);
                 self.sum_over_taps(arch, &mut [ConvPass { x: job.x, start, finish, out: &mut *half }]);
-                spread(arch, half, job);
+                average_derivative(arch, half, job);
             } else {
                 average(arch, job.x, half);
                 self.sum_over_taps(arch, &mut [ConvPass { x: half, out: &mut *job.out, ..*job }]);

@@ -69,16 +69,16 @@ impl BlockedTensor {
 }
 
 thread_local! {
-    /// Memory of means, kept from call to call.
-    static HALF: RefCell<Vec<SimdBlock>> = const { RefCell::new(Vec::new()) };
+    /// Memory of averages, kept from call to call.
+    static SCRATCH: RefCell<Vec<SimdBlock>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Calls `work` with a tensor of that shape, without a border and with arbitrary values.
-pub(crate) fn with_half([images, channels, height, width]: [usize; 4], work: impl FnOnce(&mut BlockedTensor)) {
-    let mut half = BlockedTensor { images, channels, height, width, border: 0, values: HALF.take() };
+pub(crate) fn with_scratch([images, channels, height, width]: [usize; 4], work: impl FnOnce(&mut BlockedTensor)) {
+    let mut half = BlockedTensor { images, channels, height, width, border: 0, values: SCRATCH.take() };
     half.values.resize(images * half.blocks() * half.size(), SimdBlock::default());
     work(&mut half);
-    HALF.set(half.values);
+    SCRATCH.set(half.values);
 }
 
 /// Writes the means of 2x2 pixels of `x` to `half`.
@@ -88,8 +88,8 @@ pub(crate) fn average(arch: Arch, x: &BlockedTensor, half: &mut BlockedTensor) {
 
 /// Writes `finish(start + d)`, where `d` is the gradient with respect to the input of [`average`], given that with
 /// respect to its result, `half`.
-pub(crate) fn spread(arch: Arch, half: &BlockedTensor, pass: &mut ConvPass<'_>) {
-    arch.dispatch(Spread { half, pass });
+pub(crate) fn average_derivative(arch: Arch, half: &BlockedTensor, pass: &mut ConvPass<'_>) {
+    arch.dispatch(AverageDerivative { half, pass });
 }
 
 struct Average<'a> {
@@ -116,12 +116,12 @@ impl WithSimd for Average<'_> {
     }
 }
 
-struct Spread<'a, 'j> {
+struct AverageDerivative<'a, 'j> {
     half: &'a BlockedTensor,
     pass: &'a mut ConvPass<'j>,
 }
 
-impl WithSimd for Spread<'_, '_> {
+impl WithSimd for AverageDerivative<'_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -136,7 +136,7 @@ impl WithSimd for Spread<'_, '_> {
     }
 }
 
-impl Spread<'_, '_> {
+impl AverageDerivative<'_, '_> {
     #[inline(always)]
     fn run<S: Simd, const V: usize>(self, simd: S) {
         let Self { half, pass } = self;

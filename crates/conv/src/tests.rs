@@ -261,7 +261,7 @@ fn used_memory_changes_nothing() {
         let [x, dy] = [1, 2].map(|seed| tensor(problem.input(), 1, &noise(problem.input().iter().product(), seed)));
         let (mut fresh, mut used) = (BlockedTensor::new(problem.input(), 1), BlockedTensor::new(problem.input(), 1));
         problem.conv().apply(&x, Accumulate::Zero, Epilogue::Keep, &mut fresh);
-        problem.conv().reusing(&workspace).apply(&x, Accumulate::Zero, Epilogue::Keep, &mut used);
+        problem.conv().with_workspace(&workspace).apply(&x, Accumulate::Zero, Epilogue::Keep, &mut used);
         assert_eq!(fresh, used);
         let (geometry, x, dy) = (problem.geometry(), [x], [dy]);
         let part = geometry.partial_gradient(&x, &dy, &workspace);
@@ -276,8 +276,8 @@ fn convolutions_of_means_are_those_of_2x2_with_equal_weights() {
         let four: Vec<f32> = weights.iter().flat_map(|w| [w / 4.0; 4]).collect();
         let (bias, geometry) = (noise(outputs, 2), Geometry { inputs, outputs, kernel: 2, stride: 2, padding: 0 });
         let maps = [
-            (Conv::of_means(channels, &weights, &bias), Conv::new(geometry, &four, &bias)),
-            (Conv::transposed_of_means(channels, &weights), Conv::transposed(geometry, &four)),
+            (Conv::with_average_pooling(channels, &weights, &bias), Conv::new(geometry, &four, &bias)),
+            (Conv::transposed_with_average_pooling(channels, &weights), Conv::transposed(geometry, &four)),
         ];
         let mut shapes = [[n, inputs, height, width], geometry.output([n, inputs, height, width])];
         for (found, expected) in maps {

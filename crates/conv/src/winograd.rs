@@ -37,8 +37,8 @@ use gradient::Sums;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use transforms::{
-    Algorithm, Doubling, ELEMENTS, GROUP, HALVED, Halving, IN, Plain, Tile, ZERO, tiles, transform_input,
-    transform_sums, transform_weights, two_taps, weight_of, weight_row,
+    Algorithm, ELEMENTS, GROUP, IN, STRIDE2_ELEMENTS, Stride1, Stride2Backward, Stride2Forward, Tile, ZERO, tiles,
+    transform_input, transform_sums, transform_weights, two_taps, weight_of, weight_row,
 };
 
 pub(crate) use transforms::OUT;
@@ -64,21 +64,21 @@ pub(crate) struct Winograd {
 /// transform.
 #[derive(Debug, Clone, Default)]
 pub struct Workspace {
-    weights: Free<Matrix>,
-    sums: Free<Sums>,
+    weights: FreeList<Matrix>,
+    sums: FreeList<Sums>,
 }
 
 /// Memory that is free.
 #[derive(Debug, Clone)]
-struct Free<T>(Arc<Mutex<Vec<Vec<T>>>>);
+struct FreeList<T>(Arc<Mutex<Vec<Vec<T>>>>);
 
-impl<T> Default for Free<T> {
+impl<T> Default for FreeList<T> {
     fn default() -> Self {
         Self(Arc::default())
     }
 }
 
-impl<T: Clone> Free<T> {
+impl<T: Clone> FreeList<T> {
     /// Memory of `length` values, which are arbitrary where the memory was used before, and `zero` elsewhere.
     fn take(&self, length: usize, zero: T) -> Vec<T> {
         let mut free = self.all();
@@ -107,17 +107,17 @@ impl Drop for Winograd {
     }
 }
 
-/// Which map a convolution is.
+/// Stride and direction of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
-    /// Stride 1, forward.
-    Plain,
-    /// Stride 1, backward: the kernel is turned by 180 degrees.
-    Turned,
-    /// Stride 2, forward.
-    Halving,
-    /// Stride 2, backward.
-    Doubling,
+    /// The convolution, of stride 1.
+    Forward,
+    /// Its vector-Jacobian product, for which the kernel is turned by 180 degrees.
+    Backward,
+    /// The convolution, of stride 2.
+    StridedForward,
+    /// Its vector-Jacobian product.
+    StridedBackward,
 }
 
 impl Winograd {
@@ -158,9 +158,11 @@ impl Winograd {
     /// Writes `finish(start + bias + conv(x))` to the outputs of all jobs, whose tensors have the same channels.
     pub(crate) fn apply(&self, arch: Arch, bias: &[SimdBlock], jobs: &mut [ConvPass<'_>]) {
         match self.direction {
-            Direction::Plain | Direction::Turned => self.apply_by::<Plain, IN, IN, OUT>(arch, bias, jobs),
-            Direction::Halving => self.apply_by::<Halving, HALVED, HALVED, OUT>(arch, bias, jobs),
-            Direction::Doubling => self.apply_by::<Doubling, 5, HALVED, 8>(arch, bias, jobs),
+            Direction::Forward | Direction::Backward => self.apply_by::<Stride1, IN, IN, OUT>(arch, bias, jobs),
+            Direction::StridedForward => {
+                self.apply_by::<Stride2Forward, STRIDE2_ELEMENTS, STRIDE2_ELEMENTS, OUT>(arch, bias, jobs)
+            }
+            Direction::StridedBackward => self.apply_by::<Stride2Backward, 5, STRIDE2_ELEMENTS, 8>(arch, bias, jobs),
         }
     }
 
@@ -188,7 +190,8 @@ impl Winograd {
 impl Direction {
     /// Tiles of a batch, for so many input blocks.
     pub(crate) fn batch(self, inputs: usize) -> usize {
-        let elements = if matches!(self, Self::Plain | Self::Turned) { ELEMENTS } else { HALVED * HALVED };
+        let elements =
+            if matches!(self, Self::Forward | Self::Backward) { ELEMENTS } else { STRIDE2_ELEMENTS * STRIDE2_ELEMENTS };
         (MEMORY / (elements * inputs) / 16 * 16).clamp(16, BATCH)
     }
 }
@@ -220,12 +223,12 @@ impl Packing<'_> {
         let taps = &self.matrices[input * 9..][..9];
         let mut kernel = [[0.0; LANES]; 9];
         for (tap, to) in kernel.iter_mut().enumerate() {
-            let turned = matches!(self.direction, Direction::Turned | Direction::Doubling);
+            let turned = matches!(self.direction, Direction::Backward | Direction::StridedBackward);
             *to = taps[if turned { 8 - tap } else { tap }][row].0;
         }
         let transformed = match self.direction {
-            Direction::Plain | Direction::Turned => transform_weights(&kernel, weight_row),
-            Direction::Halving | Direction::Doubling => transform_weights(&kernel, two_taps),
+            Direction::Forward | Direction::Backward => transform_weights(&kernel, weight_row),
+            Direction::StridedForward | Direction::StridedBackward => transform_weights(&kernel, two_taps),
         };
         let elements = self.weights[input..].iter_mut().step_by(self.matrices.len() / 9);
         for (to, values) in elements.zip(transformed) {

@@ -218,7 +218,7 @@ impl Layer {
 
     /// The output of the convolution for the input `x`, and its moments.
     fn convolve(&self, parameters: &[f32], x: &Batch) -> ConvOutput {
-        let conv = Conv::new(self.geometry, self.weights(parameters), &[]).reusing(&x.pool.workspace);
+        let conv = Conv::new(self.geometry, self.weights(parameters), &[]).with_workspace(&x.pool.workspace);
         // The border is that which the transposed convolution needs: in the backward pass, the gradient overwrites this
         // output.
         let mut raw = x.pool.batch(self.geometry.output(x.shape), self.geometry.padding);
@@ -321,7 +321,7 @@ impl Layer {
 
     /// The vector-Jacobian product of the convolution with respect to its input.
     fn transposed(&self, parameters: &[f32], x: &Batch) -> Conv {
-        Conv::transposed(self.geometry, self.weights(parameters)).reusing(&x.pool.workspace)
+        Conv::transposed(self.geometry, self.weights(parameters)).with_workspace(&x.pool.workspace)
     }
 }
 

@@ -4,7 +4,7 @@
 //! by element and summed over all tiles. `G^T m G` of the sums `m` is the gradient.
 
 use super::transforms::{
-    ELEMENTS, GROUP, Group, IN, OUT, Plain, Tile, ZERO, tiles, transform_gradient, transform_input,
+    ELEMENTS, GROUP, Group, IN, OUT, Stride1, Tile, ZERO, tiles, transform_gradient, transform_input,
     transform_weight_gradient,
 };
 use super::{Workspace, grown};
@@ -124,7 +124,7 @@ impl Pass<'_> {
                 }
                 for (i, tile) in tiles.iter().enumerate() {
                     let to = (to.as_flattened_mut(), i);
-                    transform_input::<S, Plain, IN, IN, OUT, V>(simd, &x[tile[0]], *tile, input, to);
+                    transform_input::<S, Stride1, IN, IN, OUT, V>(simd, &x[tile[0]], *tile, input, to);
                 }
             }
             for element in 0..ELEMENTS {

@@ -10,7 +10,7 @@ pub(crate) const IN: usize = 6;
 /// Elements of a transformed tile of stride 1, and matrices of transformed weights.
 pub(crate) const ELEMENTS: usize = IN * IN;
 /// Elements of stride 2 in one dimension: five of the two outer taps, and four of the tap between them.
-pub(crate) const HALVED: usize = 9;
+pub(crate) const STRIDE2_ELEMENTS: usize = 9;
 /// Tiles that are stored side by side, so that a product reads them at constant distances.
 pub(crate) const GROUP: usize = 8;
 
@@ -42,16 +42,16 @@ pub(crate) trait Algorithm<const N: usize, const E: usize, const O: usize> {
 }
 
 /// Stride 1, F(4, 3).
-pub(crate) struct Plain;
+pub(crate) struct Stride1;
 
 /// Stride 2. Of the outputs `w0 o[i] + w1 e[i] + w2 o[i + 1]`, where `o` and `e` are every second input, the taps `w0`
 /// and `w2` are F(4, 2), and the tap `w1` is a product for every output.
-pub(crate) struct Halving;
+pub(crate) struct Stride2Forward;
 
 /// The vector-Jacobian product of stride 2: every second output has two taps, F(4, 2), and the others have one.
-pub(crate) struct Doubling;
+pub(crate) struct Stride2Backward;
 
-impl Algorithm<IN, IN, OUT> for Plain {
+impl Algorithm<IN, IN, OUT> for Stride1 {
     const STEP: usize = OUT;
     const BEFORE: usize = 1;
 
@@ -68,35 +68,35 @@ impl Algorithm<IN, IN, OUT> for Plain {
     }
 }
 
-impl Algorithm<HALVED, HALVED, OUT> for Halving {
+impl Algorithm<STRIDE2_ELEMENTS, STRIDE2_ELEMENTS, OUT> for Stride2Forward {
     const STEP: usize = 2 * OUT;
     const BEFORE: usize = 1;
 
     #[inline(always)]
-    fn input_line<S: Simd>(simd: S, d: [S::f32s; HALVED]) -> [S::f32s; HALVED] {
+    fn input_line<S: Simd>(simd: S, d: [S::f32s; STRIDE2_ELEMENTS]) -> [S::f32s; STRIDE2_ELEMENTS] {
         let [zero, p, minus_p, q, minus_q] = finite_inputs(simd, [d[0], d[2], d[4], d[6], d[8]]);
         [zero, p, minus_p, q, minus_q, d[1], d[3], d[5], d[7]]
     }
 
     #[inline(always)]
-    fn output_line<S: Simd>(simd: S, m: [S::f32s; HALVED]) -> [S::f32s; OUT] {
+    fn output_line<S: Simd>(simd: S, m: [S::f32s; STRIDE2_ELEMENTS]) -> [S::f32s; OUT] {
         let outer = finite_outputs(simd, [m[0], m[1], m[2], m[3], m[4]], simd.splat_f32s(0.0));
         std::array::from_fn(|i| simd.add_f32s(outer[i], m[5 + i]))
     }
 }
 
-impl Algorithm<5, HALVED, 8> for Doubling {
+impl Algorithm<5, STRIDE2_ELEMENTS, 8> for Stride2Backward {
     const STEP: usize = OUT;
     const BEFORE: usize = 0;
 
     #[inline(always)]
-    fn input_line<S: Simd>(simd: S, d: [S::f32s; 5]) -> [S::f32s; HALVED] {
+    fn input_line<S: Simd>(simd: S, d: [S::f32s; 5]) -> [S::f32s; STRIDE2_ELEMENTS] {
         let [zero, p, minus_p, q, minus_q] = finite_inputs(simd, d);
         [zero, p, minus_p, q, minus_q, d[0], d[1], d[2], d[3]]
     }
 
     #[inline(always)]
-    fn output_line<S: Simd>(simd: S, m: [S::f32s; HALVED]) -> [S::f32s; 8] {
+    fn output_line<S: Simd>(simd: S, m: [S::f32s; STRIDE2_ELEMENTS]) -> [S::f32s; 8] {
         let outer = finite_outputs(simd, [m[0], m[1], m[2], m[3], m[4]], simd.splat_f32s(0.0));
         [m[5], outer[0], m[6], outer[1], m[7], outer[2], m[8], outer[3]]
     }

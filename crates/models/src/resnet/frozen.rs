@@ -489,8 +489,8 @@ impl Layer {
         // Average pooling that was folded into a convolution of 1x1, four equal weights of a quarter.
         let (channels, weights) = ([outputs, inputs], weights.chunks_exact(4).map(|w| 4.0 * w[0]).collect::<Vec<_>>());
         Self {
-            forward: Conv::of_means(channels, &weights, &bias),
-            backward: Conv::transposed_of_means(channels, &weights),
+            forward: Conv::with_average_pooling(channels, &weights, &bias),
+            backward: Conv::transposed_with_average_pooling(channels, &weights),
         }
     }
 }
