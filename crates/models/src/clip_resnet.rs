@@ -12,9 +12,9 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, BatchNormConfig, Initializer, Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
-use rand_chacha::ChaCha8Rng;
 
-use crate::resnet::{ResidualBlock, averaged, channels_first, channels_last, conv, convolved, normal, normalised};
+use crate::initial::{InitialWeights, normal};
+use crate::resnet::{ResidualBlock, averaged, channels_first, channels_last, conv, convolved, normalised};
 use crate::vit::attend;
 
 /// By how much the network is smaller than an image.
@@ -171,19 +171,19 @@ pub(crate) struct AttentionPool {
 
 impl ClipResNet {
     /// A network for images of `[height, width]`, which must be multiples of 32. Convolutions have Kaiming normal
-    /// weights (fan-out), drawn from `rng` in the order of the layers, and the matrices of the attention normal weights
-    /// with the variance of the inverse of the number of their inputs.
+    /// weights (fan-out), drawn from `weights` in the order of the layers, and the matrices of the attention normal
+    /// weights with the variance of the inverse of the number of their inputs.
     #[must_use]
-    pub fn new(arch: ClipResNetArch, size: [usize; 2], rng: &mut ChaCha8Rng, device: &Device) -> Self {
+    pub fn new(arch: ClipResNetArch, size: [usize; 2], weights: &mut dyn InitialWeights, device: &Device) -> Self {
         let norm = |channels: usize| BatchNormConfig::new(channels).init(device);
         let (half, width) = (arch.width / 2, arch.width);
         let stem = [([3, half], 2), ([half, half], 1), ([half, width], 1)];
-        let [conv1, conv2, conv3] = stem.map(|(channels, stride)| conv(channels, 3, stride, rng, device));
+        let [conv1, conv2, conv3] = stem.map(|(channels, stride)| conv(channels, 3, stride, weights, device));
         let mut channels = width;
         let mut layers = arch.preset.blocks.into_iter().enumerate().map(|(group, count)| {
             let inner = width << group;
             let blocks = (0..count).map(|b| {
-                let mut block = ResidualBlock::new([channels, inner, 4 * inner], 1, b == 0, rng, device);
+                let mut block = ResidualBlock::new([channels, inner, 4 * inner], 1, b == 0, weights, device);
                 block.averages = group > 0 && b == 0;
                 channels = 4 * inner;
                 block
@@ -193,7 +193,7 @@ impl ClipResNet {
         let mut layer = || layers.next().unwrap_or_default();
         let [layer1, layer2, layer3, layer4] = [layer(), layer(), layer(), layer()];
         let pixels = size.map(|side| side / STRIDE).iter().product();
-        let attnpool = AttentionPool::new([arch.channels(), arch.projection], pixels, rng, device);
+        let attnpool = AttentionPool::new([arch.channels(), arch.projection], pixels, weights, device);
         let [bn1, bn2, bn3] = [norm(half), norm(half), norm(width)];
         Self { conv1, bn1, conv2, bn2, conv3, bn3, layer1, layer2, layer3, layer4, attnpool }
     }
@@ -231,15 +231,15 @@ impl ClipResNet {
 
 impl AttentionPool {
     /// Attention over so many pixels of `from` channels.
-    fn new([from, to]: [usize; 2], pixels: usize, rng: &mut ChaCha8Rng, device: &Device) -> Self {
+    fn new([from, to]: [usize; 2], pixels: usize, weights: &mut dyn InitialWeights, device: &Device) -> Self {
         let std = (1.0 / from as f32).sqrt();
         let mut linear = |to: usize| {
             let mut layer = LinearConfig::new(from, to).with_initializer(Initializer::Zeros).init(device);
-            layer.weight = normal([from, to], std, rng, device);
+            layer.weight = normal([from, to], std, weights, device);
             layer
         };
         let [k_proj, q_proj, v_proj, c_proj] = [linear(from), linear(from), linear(from), linear(to)];
-        let positional_embedding = normal([pixels + 1, from], std, rng, device);
+        let positional_embedding = normal([pixels + 1, from], std, weights, device);
         Self { positional_embedding, k_proj, q_proj, v_proj, c_proj }
     }
 
@@ -269,6 +269,7 @@ mod tests {
     use crate::resnet::Folded;
     use crate::weights::Weights;
     use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
 
     fn build(name: &str, size: usize) -> ClipResNet {
         let device = device::open(Backend::default()).unwrap();

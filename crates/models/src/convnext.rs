@@ -14,10 +14,10 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor};
-use rand_chacha::ChaCha8Rng;
 use std::ops::Range;
 
-use crate::resnet::{channels_first, channels_last, convolved, normal};
+use crate::initial::{InitialWeights, normal};
+use crate::resnet::{channels_first, channels_last, convolved};
 use arch::{EXPANSION, SIDE};
 
 /// Standard deviation of the initial weights, and the initial layer scale.
@@ -71,7 +71,7 @@ struct Head {
 
 /// Draws the weights of a new network, in the order of the calls.
 struct Draw<'a> {
-    rng: &'a mut ChaCha8Rng,
+    weights: &'a mut dyn InitialWeights,
     device: &'a Device,
 }
 
@@ -89,13 +89,13 @@ impl Draw<'_> {
             .with_groups(groups)
             .with_initializer(Initializer::Zeros)
             .init(self.device);
-        conv.weight = normal([to, from / groups, side, side], STD, self.rng, self.device);
+        conv.weight = normal([to, from / groups, side, side], STD, self.weights, self.device);
         conv
     }
 
     fn linear(&mut self, from: usize, to: usize) -> Linear {
         let mut layer = LinearConfig::new(from, to).with_initializer(Initializer::Zeros).init(self.device);
-        layer.weight = normal([from, to], STD, self.rng, self.device);
+        layer.weight = normal([from, to], STD, self.weights, self.device);
         layer
     }
 
@@ -115,10 +115,10 @@ impl Draw<'_> {
 }
 
 impl ConvNext {
-    /// A network whose weights are drawn from `rng` in the order of the layers.
+    /// A network whose weights are drawn from `weights` in the order of the layers.
     #[must_use]
-    pub fn new(arch: ConvNextArch, rng: &mut ChaCha8Rng, device: &Device) -> Self {
-        let mut draw = Draw { rng, device };
+    pub fn new(arch: ConvNextArch, weights: &mut dyn InitialWeights, device: &Device) -> Self {
+        let mut draw = Draw { weights, device };
         let widths = arch.widths();
         let stem = (draw.conv([3, widths[0]], PATCH, 1), draw.norm(widths[0], EPSILON));
         let stages = arch.depths().into_iter().enumerate().map(|(i, depth)| {
@@ -216,6 +216,7 @@ mod tests {
     use crate::device::{self, Backend};
     use crate::weights::Weights;
     use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
 
     /// timm: `sum(p.numel() for p in timm.create_model(name, num_classes=0).parameters())`.
     #[test]

@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use hemlock_process::{KeptPass, ProcessError, ProcessExtractor};
-use hemlock_streams::Purpose;
 use ndarray::{Array2, ArrayView4, ArrayViewMut2, Axis, Slice};
 use serde::{Deserialize, Serialize};
 
 use crate::device::runs_on_rayon;
 use crate::frozen::{FrozenNetwork, Tapes};
+use crate::initial::Zeros;
 use crate::network::{Arch, Network};
 use crate::resnet::Folded;
 use crate::tiles::{GPU_BATCH, on_device, par_tiles};
@@ -91,6 +91,15 @@ pub enum ExtractError {
 pub struct Extractor {
     body: Body,
     device: Device,
+}
+
+/// What images are passed through an extractor for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Features alone.
+    Features,
+    /// Gradients with respect to pixels.
+    Gradients,
 }
 
 /// What computes features.
@@ -192,7 +201,7 @@ impl Extractor {
     /// [`WeightsError`] if `bytes` is not a safetensors file, or if its tensors are not exactly those of `spec.arch`.
     pub fn from_safetensors(spec: ExtractorSpec, bytes: &[u8], device: &Device) -> Result<Self, WeightsError> {
         // The initial values do not matter: loading replaces every one of them, or fails.
-        let net = Network::new(spec.arch, spec.image_size, &mut Purpose::Placeholder.of(0), device);
+        let net = Network::new(spec.arch, spec.image_size, &mut Zeros, device);
         let net = Weights::from_safetensors(bytes)?.load(net)?;
         Ok(Self::new(spec, &net, device))
     }
@@ -264,7 +273,8 @@ impl Extractor {
     }
 
     /// Calls `work` for ranges that cover `0..n`, of a size that suits what computes, and returns the results in order:
-    /// in tiles of `tile` images on the host ([`par_tiles`]), and in large batches on a device.
+    /// in tiles of `tile` images on the host ([`par_tiles`]), and in large batches on a device. `needs` says what
+    /// `work` computes with the extractor.
     ///
     /// # Errors
     /// The error of the first range that fails.
@@ -272,9 +282,22 @@ impl Extractor {
         &self,
         n: usize,
         tile: usize,
+        needs: Needs,
         work: impl Fn(Range<usize>) -> Result<T, E> + Sync,
     ) -> Result<Vec<T>, E> {
-        if self.on_host() { par_tiles(n, self.tile(n, tile), work) } else { on_device(&self.device, n, tile, work) }
+        if !self.on_host() {
+            return on_device(&self.device, n, tile, work);
+        }
+        if let Some(net) = self.own_kernels() {
+            net.prepare(needs);
+        }
+        par_tiles(n, self.tile(n, tile), work)
+    }
+
+    /// The network, if our own kernels compute it.
+    fn own_kernels(&self) -> Option<&FrozenNetwork> {
+        let Body::Native(native) = &self.body else { return None };
+        if let Kernels::Own(net) = &native.kernels { Some(net) } else { None }
     }
 
     /// Features `[n, d]` of images `[n, 3, h, w]` in `[0, 1]`, computed on the calling thread alone.
@@ -350,9 +373,7 @@ impl Extractor {
 
     /// Images of one tile on the host, of `n` in all: at most `most`.
     fn tile(&self, n: usize, most: usize) -> usize {
-        let Body::Native(native) = &self.body else { return most };
-        let Kernels::Own(net) = &native.kernels else { return most };
-        net.tile(n, most, rayon::current_num_threads())
+        self.own_kernels().map_or(most, |net| net.tile(n, most, rayon::current_num_threads()))
     }
 
     /// Features, and the forward cache for [`Extractor::backward`], so that features and gradient take one forward pass
@@ -480,7 +501,7 @@ impl Extractor {
             if progress(done) { Ok(()) } else { Err(ExtractError::Interrupted) }
         };
         if self.on_host() {
-            par_tiles(n, self.tile(n, TILE), |rows| {
+            self.in_tiles(n, TILE, Needs::Features, |rows| {
                 let made = self.forward(&pixels(&rows))?;
                 keep(rows, made)
             })?;

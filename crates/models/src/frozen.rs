@@ -3,6 +3,7 @@
 use burn::tensor::Device;
 
 use crate::convnext::{self, frozen::FrozenConvNext};
+use crate::extractor::Needs;
 use crate::network::Network;
 use crate::resnet::Folded;
 use crate::resnet::frozen::{FoldedNetwork, Tape, even_tile};
@@ -32,6 +33,14 @@ impl FrozenNetwork {
             Network::ClipResNet(net) => Self::ResNet(Box::new(FoldedNetwork::new(&Folded::of_clip(net), device)), size),
             Network::Vit(net) => Self::Vit(FrozenVit::new(net, size, device)),
             Network::ConvNext(net) => Self::ConvNext(FrozenConvNext::new(net, size)),
+        }
+    }
+
+    /// Computes, on the threads of the current rayon pool, what passes of images need and would otherwise compute when
+    /// they first meet a layer.
+    pub(crate) fn prepare(&self, needs: Needs) {
+        if let Self::ResNet(net, size) = self {
+            net.prepare(*size, needs);
         }
     }
 

@@ -26,7 +26,6 @@ use burn::store::burn_pack::{Error as PackError, Tensor as StoredTensor};
 use burn::store::pytorch::PytorchStore;
 use burn::tensor::{BoolStore, Bytes, DType, Device, TensorData};
 use hemlock_stage::FileError;
-use hemlock_streams::Purpose;
 use pytorch_reader::{PickleValue, PytorchReader};
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
@@ -35,6 +34,7 @@ use serde_json::Value;
 use crate::clip_resnet;
 use crate::device::quietly;
 use crate::extractor::{Extractor, ExtractorSpec};
+use crate::initial::Zeros;
 use crate::network::{Arch, Network};
 use crate::weights::{Weight, Weights, WeightsError};
 use kind::Kind;
@@ -188,7 +188,7 @@ impl Extractor {
     ) -> Result<Imported, ImportError> {
         let mut file = open(path)?;
         // The initial values do not matter: loading replaces every one of them, or fails.
-        let net = Network::new(spec.arch, spec.image_size, &mut Purpose::Placeholder.of(0), device);
+        let net = Network::new(spec.arch, spec.image_size, &mut Zeros, device);
         let expected = Weights::collect(&net);
         network::known_to(&file.tensors, choice).map_err(|e| e.of(path, spec.arch))?;
         let tensors = std::mem::take(&mut file.tensors);

@@ -19,6 +19,7 @@ pub mod device;
 pub mod extractor;
 mod frozen;
 pub mod import;
+pub mod initial;
 mod linear;
 pub mod network;
 pub mod resnet;
@@ -40,7 +41,8 @@ mod reference_tests;
 pub use backbone_prefix::BackbonePrefix;
 pub use device::{Backend, DeviceError};
 pub use extractor::{
-    ExtractError, Extractor, ExtractorFunctions, ExtractorSpec, ForwardCache, FunctionError, KeptBackward, Passed,
+    ExtractError, Extractor, ExtractorFunctions, ExtractorSpec, ForwardCache, FunctionError, KeptBackward, Needs,
+    Passed,
 };
 pub use hemlock_process::{Description, Fault, ProcessError, ProcessExtractor};
 pub use import::{ImportError, Imported, WeightsChoice};

@@ -7,13 +7,13 @@ use std::str::FromStr;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use rand_chacha::ChaCha8Rng;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::clip_resnet::{self, ClipResNet, ClipResNetArch, ClipResNetArchError};
 use crate::convnext::{self, ConvNext, ConvNextArch, ConvNextArchError};
+use crate::initial::InitialWeights;
 use crate::resnet::{ResNet, ResNetArch, ResNetArchError};
 use crate::vit::{Vit, VitArch, VitArchError};
 
@@ -260,14 +260,15 @@ pub enum Network {
 }
 
 impl Network {
-    /// A network for images of `[height, width]`, which [`Arch::check_size`] accepts, with weights drawn from `rng`.
+    /// A network for images of `[height, width]`, which [`Arch::check_size`] accepts, with weights drawn from
+    /// `weights`.
     #[must_use]
-    pub fn new(arch: Arch, size: [usize; 2], rng: &mut ChaCha8Rng, device: &Device) -> Self {
+    pub fn new(arch: Arch, size: [usize; 2], weights: &mut dyn InitialWeights, device: &Device) -> Self {
         match arch {
-            Arch::ResNet(arch) => Self::ResNet(ResNet::new(arch, rng, device)),
-            Arch::ClipResNet(arch) => Self::ClipResNet(ClipResNet::new(arch, size, rng, device)),
-            Arch::ConvNext(arch) => Self::ConvNext(ConvNext::new(arch, rng, device)),
-            Arch::Vit(arch) => Self::Vit(Vit::new(arch, size, rng, device)),
+            Arch::ResNet(arch) => Self::ResNet(ResNet::new(arch, weights, device)),
+            Arch::ClipResNet(arch) => Self::ClipResNet(ClipResNet::new(arch, size, weights, device)),
+            Arch::ConvNext(arch) => Self::ConvNext(ConvNext::new(arch, weights, device)),
+            Arch::Vit(arch) => Self::Vit(Vit::new(arch, size, weights, device)),
         }
     }
 

@@ -23,7 +23,6 @@ mod tests;
 
 pub use arch::{ResNetArch, ResNetArchError};
 pub(crate) use folded::Folded;
-pub use layers::normal;
 pub(crate) use layers::{averaged, channels_first, channels_last, conv, convolved, normalised};
 
 use burn::module::Module;
@@ -31,8 +30,8 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, BatchNormConfig, PaddingConfig2d};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
-use rand_chacha::ChaCha8Rng;
 
+use crate::initial::InitialWeights;
 use arch::Stem;
 use layers::{pad_channels, pool, pooled};
 
@@ -72,12 +71,12 @@ pub(crate) struct ResidualBlock {
 }
 
 impl ResNet {
-    /// A network whose convolutions have Kaiming normal weights (fan-out), drawn from `rng` in the order of the layers,
-    /// and whose batch norms are the identity up to the normalisation.
+    /// A network whose convolutions have Kaiming normal weights (fan-out), drawn from `weights` in the order of the
+    /// layers, and whose batch norms are the identity up to the normalisation.
     #[must_use]
-    pub fn new(arch: ResNetArch, rng: &mut ChaCha8Rng, device: &Device) -> Self {
+    pub fn new(arch: ResNetArch, weights: &mut dyn InitialWeights, device: &Device) -> Self {
         let (kernel, stride) = if arch.stem == Stem::ImageNet { (7, 2) } else { (3, 1) };
-        let mut conv1 = conv([3, arch.width], kernel, stride, rng, device);
+        let mut conv1 = conv([3, arch.width], kernel, stride, weights, device);
         if arch.stem == Stem::Padded {
             conv1.padding = PaddingConfig2d::Explicit(2, 2, 2, 2);
         }
@@ -88,7 +87,7 @@ impl ResNet {
             let blocks = (0..n).map(|b| {
                 let stride = if g > 0 && b == 0 { 2 } else { 1 };
                 let project = channels != made && arch.depth.projects();
-                let block = ResidualBlock::new([channels, width, made], stride, project, rng, device);
+                let block = ResidualBlock::new([channels, width, made], stride, project, weights, device);
                 channels = made;
                 block
             });
@@ -170,20 +169,20 @@ impl ResidualBlock {
         [from, width, to]: [usize; 3],
         stride: usize,
         project: bool,
-        rng: &mut ChaCha8Rng,
+        weights: &mut dyn InitialWeights,
         device: &Device,
     ) -> Self {
         let norm = |channels: usize| BatchNormConfig::new(channels).init(device);
         let bottleneck = to != width;
         let [first, second] = if bottleneck { [(1, 1), (3, stride)] } else { [(3, stride), (3, 1)] };
         Self {
-            conv1: conv([from, width], first.0, first.1, rng, device),
+            conv1: conv([from, width], first.0, first.1, weights, device),
             bn1: norm(width),
-            conv2: conv([width, width], second.0, second.1, rng, device),
+            conv2: conv([width, width], second.0, second.1, weights, device),
             bn2: norm(width),
-            conv3: bottleneck.then(|| conv([width, to], 1, 1, rng, device)),
+            conv3: bottleneck.then(|| conv([width, to], 1, 1, weights, device)),
             bn3: bottleneck.then(|| norm(to)),
-            downsample: project.then(|| (conv([from, to], 1, stride, rng, device), norm(to))),
+            downsample: project.then(|| (conv([from, to], 1, stride, weights, device), norm(to))),
             averages: false,
         }
     }

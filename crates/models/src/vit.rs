@@ -16,10 +16,9 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::{gelu, gelu_approximate, sigmoid, silu, softmax};
 use burn::tensor::{Device, Tensor, TensorData, s};
-use rand_chacha::ChaCha8Rng;
 use std::ops::Range;
 
-use crate::resnet::normal;
+use crate::initial::{InitialWeights, normal};
 use rotary::Rotation;
 
 /// Standard deviation of the initial weights.
@@ -94,7 +93,7 @@ struct AttentionPool {
 /// Draws the weights of a new network, in the order of the calls.
 struct Draw<'a> {
     arch: VitArch,
-    rng: &'a mut ChaCha8Rng,
+    weights: &'a mut dyn InitialWeights,
     device: &'a Device,
 }
 
@@ -106,12 +105,12 @@ impl Draw<'_> {
     fn linear(&mut self, from: usize, to: usize, bias: bool) -> Linear {
         let config = LinearConfig::new(from, to).with_initializer(Initializer::Zeros).with_bias(bias);
         let mut layer = config.init(self.device);
-        layer.weight = normal([from, to], STD, self.rng, self.device);
+        layer.weight = normal([from, to], STD, self.weights, self.device);
         layer
     }
 
     fn token(&mut self, count: usize) -> Param<Tensor<3>> {
-        normal([1, count, self.arch.width], STD, self.rng, self.device)
+        normal([1, count, self.arch.width], STD, self.weights, self.device)
     }
 
     fn mlp(&mut self) -> Mlp {
@@ -152,12 +151,12 @@ impl Draw<'_> {
 }
 
 impl Vit {
-    /// A network for images of `[height, width]`, which must be multiples of the patch, with weights drawn from `rng`
-    /// in the order of the layers.
+    /// A network for images of `[height, width]`, which must be multiples of the patch, with weights drawn from
+    /// `weights` in the order of the layers.
     #[must_use]
-    pub fn new(arch: VitArch, size: [usize; 2], rng: &mut ChaCha8Rng, device: &Device) -> Self {
+    pub fn new(arch: VitArch, size: [usize; 2], weights: &mut dyn InitialWeights, device: &Device) -> Self {
         let VitArch { width, depth, patch, class_token, .. } = arch;
-        let mut draw = Draw { arch, rng, device };
+        let mut draw = Draw { arch, weights, device };
         let mut proj = Conv2dConfig::new([3, width], [patch; 2])
             .with_stride([patch; 2])
             .with_initializer(Initializer::Zeros)
@@ -165,7 +164,7 @@ impl Vit {
             .init(device);
         // The embedding of a patch is initialised like one linear map (Glorot and Bengio, 2010).
         let std = (2.0 / (3 * patch * patch + width) as f32).sqrt();
-        proj.weight = normal([width, 3, patch, patch], std, draw.rng, device);
+        proj.weight = normal([width, 3, patch, patch], std, draw.weights, device);
         let cls_token = class_token.then(|| draw.token(1));
         let reg_token = (arch.registers > 0).then(|| draw.token(arch.registers));
         let blocks = (0..depth).map(|_| draw.block()).collect();
@@ -391,6 +390,7 @@ mod tests {
     use crate::device::{self, Backend};
     use crate::weights::Weights;
     use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
 
     fn build(name: &str, size: [usize; 2]) -> Vit {
         let device = device::open(Backend::default()).unwrap();

@@ -70,10 +70,12 @@ impl Weights {
     ///
     /// # Errors
     /// [`WeightsError::Misfit`] with every tensor that does not fit.
-    pub fn load<M: Module>(&self, module: M) -> Result<M, WeightsError> {
+    pub fn load<M: Module>(self, module: M) -> Result<M, WeightsError> {
+        let mut own = Shapes::default();
+        module.visit(&mut own);
         let found = self.0.iter().map(|(name, weight)| (name.as_str(), weight.shape.clone()));
-        Self::collect(&module).expect(found.collect())?;
-        Ok(module.map(&mut Load { path: Path::default(), weights: &self.0 }))
+        compare(&own.shapes, &found.collect())?;
+        Ok(module.map(&mut Load { path: Path::default(), weights: self.0 }))
     }
 
     /// Compares the names and shapes of tensors with these.
@@ -81,16 +83,7 @@ impl Weights {
     /// # Errors
     /// [`WeightsError::Misfit`] with every tensor that does not fit.
     pub(crate) fn expect(&self, found: BTreeMap<&str, Vec<usize>>) -> Result<(), WeightsError> {
-        let missing: Vec<String> = self.0.keys().filter(|name| !found.contains_key(name.as_str())).cloned().collect();
-        let unexpected = found.keys().filter(|name| !self.0.contains_key(**name));
-        let unexpected: Vec<String> = unexpected.map(|name| (*name).to_owned()).collect();
-        let both = self.0.iter().filter_map(|(name, own)| Some((name, found.get(name.as_str())?, &own.shape)));
-        let other = both.filter(|(_, found, own)| found != own);
-        let misshaped: Vec<_> = other.map(|(name, found, own)| (name.clone(), found.clone(), own.clone())).collect();
-        if missing.is_empty() && unexpected.is_empty() && misshaped.is_empty() {
-            return Ok(());
-        }
-        Err(WeightsError::Misfit { missing, unexpected, misshaped })
+        compare(&self.0.iter().map(|(name, weight)| (name.clone(), weight.shape.clone())).collect(), &found)
     }
 
     /// The bytes of a safetensors file; equal weights give equal bytes.
@@ -185,6 +178,45 @@ impl Path {
     }
 }
 
+/// Compares the names and shapes of found tensors with those of a network.
+fn compare(own: &BTreeMap<String, Vec<usize>>, found: &BTreeMap<&str, Vec<usize>>) -> Result<(), WeightsError> {
+    let missing: Vec<String> = own.keys().filter(|name| !found.contains_key(name.as_str())).cloned().collect();
+    let unexpected = found.keys().filter(|name| !own.contains_key(**name));
+    let unexpected: Vec<String> = unexpected.map(|name| (*name).to_owned()).collect();
+    let both = own.iter().filter_map(|(name, own)| Some((name, found.get(name.as_str())?, own)));
+    let other = both.filter(|(_, found, own)| found != own);
+    let misshaped: Vec<_> = other.map(|(name, found, own)| (name.clone(), found.clone(), own.clone())).collect();
+    if missing.is_empty() && unexpected.is_empty() && misshaped.is_empty() {
+        return Ok(());
+    }
+    Err(WeightsError::Misfit { missing, unexpected, misshaped })
+}
+
+/// Collects the shapes of a module's tensors, without their values.
+#[derive(Default)]
+struct Shapes {
+    path: Path,
+    shapes: BTreeMap<String, Vec<usize>>,
+}
+
+impl ModuleVisitor for Shapes {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let mut shape = param.dims().to_vec();
+        if self.path.is_transposed() {
+            shape.swap(0, 1);
+        }
+        self.shapes.insert(self.path.name(), shape);
+    }
+}
+
 #[derive(Default)]
 struct Collect {
     path: Path,
@@ -210,12 +242,13 @@ impl ModuleVisitor for Collect {
     }
 }
 
-struct Load<'a> {
+struct Load {
     path: Path,
-    weights: &'a BTreeMap<String, Weight>,
+    /// The tensors that are not loaded yet.
+    weights: BTreeMap<String, Weight>,
 }
 
-impl ModuleMapper for Load<'_> {
+impl ModuleMapper for Load {
     fn enter_module(&mut self, name: &str, container_type: &str) {
         self.path.enter(name, container_type);
     }
@@ -225,7 +258,7 @@ impl ModuleMapper for Load<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Weight { shape, values } = &self.weights[&self.path.name()];
+        let Some(Weight { shape, values }) = self.weights.remove(&self.path.name()) else { return param };
         let data = if self.path.is_transposed() {
             // Moved in memory, not viewed: another layout is another order of summation.
             let [rows, columns] = [shape[0], shape[1]];
@@ -233,7 +266,7 @@ impl ModuleMapper for Load<'_> {
             let values: Vec<f32> = transposed.map(|i| values[i]).collect();
             TensorData::new(values, [columns, rows])
         } else {
-            TensorData::new(values.clone(), shape.clone())
+            TensorData::new(values, shape)
         };
         param.map(|old| Tensor::from_data(data, &old.device()))
     }

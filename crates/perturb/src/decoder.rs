@@ -16,11 +16,10 @@ use burn::{
     },
 };
 use hemlock_artifact::DecoderArtifact;
-use hemlock_models::{Weights, resnet::normal, tiles::on_device};
+use hemlock_models::initial::{InitialWeights, Zeros, normal};
+use hemlock_models::{Weights, tiles::on_device};
 use hemlock_stage::{Context, StageError};
-use hemlock_streams::Purpose;
 use ndarray::{Array2, Array4, ArrayView2, Axis, Slice};
-use rand_chacha::ChaCha8Rng;
 
 /// A network from features `[n, d]` to images `[n, 3, 8 s, 8 s]` in `[0, 1]`: a linear layer to `s x s` pixels, and
 /// three transposed convolutions that each double the size.
@@ -38,15 +37,15 @@ impl DecoderNetwork {
     /// A network with random weights, for features of dimension `dim` and images of `8 side` x `8 side` pixels, with
     /// `width` channels in its widest layer.
     #[must_use]
-    pub fn new(dim: usize, width: usize, side: usize, rng: &mut ChaCha8Rng, device: &Device) -> Self {
+    pub fn new(dim: usize, width: usize, side: usize, weights: &mut dyn InitialWeights, device: &Device) -> Self {
         let mut seed = LinearConfig::new(dim, width * side * side).init(device);
-        seed.weight = normal([dim, width * side * side], (2.0 / dim as f32).sqrt(), rng, device);
+        seed.weight = normal([dim, width * side * side], (2.0 / dim as f32).sqrt(), weights, device);
         seed.bias = seed.bias.map(zeros);
         let mut up = |from: usize, to: usize| {
             let config = ConvTranspose2dConfig::new([from, to], [4, 4]).with_stride([2, 2]).with_padding([1, 1]);
             let mut layer = config.init(device);
             // Every output pixel sums 2 x 2 taps of every input channel.
-            layer.weight = normal([from, to, 4, 4], (2.0 / (4 * from) as f32).sqrt(), rng, device);
+            layer.weight = normal([from, to, 4, 4], (2.0 / (4 * from) as f32).sqrt(), weights, device);
             layer.bias = layer.bias.map(zeros);
             layer
         };
@@ -98,7 +97,7 @@ impl Decoder {
     pub fn open(artifact: &DecoderArtifact, device: &Device) -> Result<Self, StageError> {
         let (dim, width, side) = (artifact.dim as usize, artifact.width as usize, artifact.image_size as usize / 8);
         // The initial values do not matter: loading replaces every one of them, or fails.
-        let network = DecoderNetwork::new(dim, width, side, &mut Purpose::Placeholder.of(0), device);
+        let network = DecoderNetwork::new(dim, width, side, &mut Zeros, device);
         let network = Weights::from_safetensors(&artifact.weights)?.load(network)?;
         Ok(Self { network, norm: artifact.norm, device: device.clone() })
     }

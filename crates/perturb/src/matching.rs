@@ -9,6 +9,7 @@ use crate::{
 };
 use finished::Finished;
 use hemlock_artifact::CurvePoint;
+use hemlock_models::Needs;
 use hemlock_optim::boxed::{Minimizer, ProjectedAdam, ProjectedLbfgs};
 use hemlock_stage::{Context, ErrorKind, Part, StageError};
 use ndarray::{Array4, ArrayView2};
@@ -200,7 +201,7 @@ impl Matching {
         let moved = |passed: u64| bar.at(done.fetch_add(passed, Ordering::Relaxed) + passed);
         moved(0);
         let on_host = problem.frozen.extractor.on_host();
-        let tiles = problem.frozen.extractor.in_tiles(left.len(), TILE, |items| {
+        let tiles = problem.frozen.extractor.in_tiles(left.len(), TILE, Needs::Gradients, |items| {
             let begin = |(row, number): &(usize, usize)| ImageStart {
                 row: *row,
                 number: *number,
@@ -482,7 +483,7 @@ mod tests {
         for _ in 0..5 {
             let started = Instant::now();
             case.extractor
-                .in_tiles(128, TILE, |_| {
+                .in_tiles(128, TILE, Needs::Features, |_| {
                     for _ in 0..10 {
                         frozen.gradient(&pixels, &zeta)?;
                     }

@@ -3,7 +3,7 @@
 
 use burn::tensor::{Device, TensorData};
 use hemlock_artifact::Normalization;
-use hemlock_models::{ExtractError, Extractor, ForwardCache};
+use hemlock_models::{ExtractError, Extractor, ForwardCache, Needs};
 use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, Array4, ArrayView4, Axis, Slice};
 use std::{collections::BTreeMap, ops::Range, sync::Mutex, sync::PoisonError};
@@ -79,7 +79,7 @@ impl<'a> FrozenExtractor<'a> {
         grad_features: impl Fn(usize, &[f32]) -> (Vec<f32>, T) + Sync,
     ) -> Result<(Vec<f32>, Vec<T>), ExtractError> {
         let size = pixels.len() / n.max(1);
-        let tiles = self.extractor.in_tiles(n, TILE, |rows| {
+        let tiles = self.extractor.in_tiles(n, TILE, Needs::Gradients, |rows| {
             let mut extras = Vec::new();
             let gradient = self.vjp(&pixels[rows.start * size..rows.end * size], |row, z| {
                 let (gradient, extra) = grad_features(rows.start + row, z);
@@ -150,7 +150,7 @@ impl<'a> FrozenExtractor<'a> {
         let (n, d) = pass.features.dim();
         let size = pixels.len() / n.max(1);
         let caches = Mutex::new(pass.caches);
-        let gradients = self.extractor.in_tiles(n, TILE, |rows| {
+        let gradients = self.extractor.in_tiles(n, TILE, Needs::Gradients, |rows| {
             let pixels = &pixels[rows.start * size..rows.end * size];
             let zeta = &zeta[rows.start * d..];
             let cache = caches.lock().unwrap_or_else(PoisonError::into_inner).remove(&rows.start);
@@ -175,7 +175,7 @@ impl<'a> FrozenExtractor<'a> {
         make: impl Fn(Range<usize>, &[f32]) -> Result<Vec<f32>, ExtractError> + Sync,
     ) -> Result<Array2<f32>, StageError> {
         let n = images.len_of(Axis(0));
-        let features = self.extractor.in_tiles(n, TILE, |rows| {
+        let features = self.extractor.in_tiles(n, TILE, Needs::Features, |rows| {
             ctx.check()?;
             let pixels: Vec<f32> = images.slice_axis(Axis(0), Slice::from(rows.clone())).iter().copied().collect();
             Ok::<_, StageError>(make(rows, &pixels)?)

@@ -254,7 +254,7 @@ mod tests {
             std: artifact.std,
         };
         let device = device::open(Backend::Flex).unwrap();
-        let net = hemlock_models::Network::new(spec.arch, [8, 8], &mut rand::SeedableRng::seed_from_u64(1), &device);
+        let net = hemlock_models::Network::new(spec.arch, [8, 8], &mut hemlock_streams::Purpose::Test.of(1), &device);
         artifact.weights = Extractor::new(spec, &net, &device).to_safetensors().unwrap();
         let values = |artifact: &ExtractorArtifact| match &of(artifact).unwrap().unwrap()[..] {
             [images, Tensor { data: Data::F32(features), shape, .. }] => {

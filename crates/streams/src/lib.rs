@@ -92,8 +92,6 @@ purposes! {
     /// A subset of many samples, where all of them would take too long. The seed is always 0, because this choice is no
     /// part of an experiment.
     Excerpt = 27,
-    /// Weights that are replaced before anything reads them. The seed is always 0.
-    Placeholder = 28,
     /// Draws in tests and benchmarks.
     Test = 29,
     /// Random features that the control of refinement starts from.

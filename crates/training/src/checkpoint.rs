@@ -97,7 +97,7 @@ pub(crate) fn read<O: TrainingObjective>(
     let weights = Weights::from_safetensors(tensors)?;
     // `valid` copies: clones share running statistics, which a failure must leave alone.
     let online = weights.under("student.").load(online.valid())?;
-    objective.restore(&weights.under("objective."))?;
+    objective.restore(weights.under("objective."))?;
     optimizer.restore(&weights, header.steps, device);
     Ok((online, header.done))
 }

@@ -121,7 +121,7 @@ impl TrainingObjective for MocoV3 {
         Weights::collect(&self.keys)
     }
 
-    fn restore(&mut self, state: &Weights) -> Result<(), WeightsError> {
+    fn restore(&mut self, state: Weights) -> Result<(), WeightsError> {
         self.keys = state.load(self.keys.valid())?;
         Ok(())
     }

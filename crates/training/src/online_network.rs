@@ -7,7 +7,7 @@ use burn::nn::{BatchNorm, BatchNormConfig, Initializer, Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Gradients, Tensor};
 use hemlock_models::Network;
-use hemlock_models::resnet::normal;
+use hemlock_models::initial::normal;
 use hemlock_models::weights::Path;
 use rand_chacha::ChaCha8Rng;
 

@@ -1,5 +1,7 @@
 //! AdamW, gradient descent with momentum, and LARS, over the named tensors of a network in training.
 //!
+//! On the processor, a step is one pass over the memory of a tensor; by burn's operations it would be up to fourteen.
+//!
 //! burn's optimisers key their state by parameter identifiers that are drawn at random in every process, and restore it
 //! on burn's default device. To be resumable and explicitly placed, the state here is keyed by name. Weight decay and
 //! the adaptation of LARS skip biases and batch norms.
@@ -8,7 +10,9 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
+use hemlock_models::device::runs_on_rayon;
 use hemlock_models::weights::{Path, Weight, Weights};
+use rayon::prelude::*;
 
 use crate::config::OptimizerKind;
 use crate::online_network::Named;
@@ -19,6 +23,9 @@ const BETA_2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 /// The trust coefficient of LARS.
 const TRUST: f64 = 1e-3;
+
+/// Numbers of a tensor that one task updates.
+const CHUNK: usize = 1 << 14;
 
 /// An optimiser with its state.
 pub(crate) struct Optimizer {
@@ -46,6 +53,22 @@ impl Optimizer {
 
     /// `parameter` after one step. Weight decay and the adaptation of LARS apply if it is a `matrix` or a convolution.
     fn update(&mut self, name: String, parameter: Tensor<1>, gradient: Tensor<1>, lr: f64, matrix: bool) -> Tensor<1> {
+        if runs_on_rayon(&parameter.device()) {
+            self.update_on_host(name, parameter, gradient, lr, matrix)
+        } else {
+            self.update_on_device(name, parameter, gradient, lr, matrix)
+        }
+    }
+
+    /// [`Optimizer::update`] by burn's operations.
+    fn update_on_device(
+        &mut self,
+        name: String,
+        parameter: Tensor<1>,
+        gradient: Tensor<1>,
+        lr: f64,
+        matrix: bool,
+    ) -> Tensor<1> {
         let decay = if matrix { self.weight_decay } else { 0.0 };
         let zeros = || Tensor::zeros(gradient.shape(), &gradient.device());
         let first = self.first.remove(&name).unwrap_or_else(zeros);
@@ -59,13 +82,9 @@ impl Optimizer {
             // You, Gitman and Ginsburg (2017), algorithm 1. As in SimCLR, biases and batch norms take plain momentum
             // steps.
             OptimizerKind::Lars => {
-                let norm = |x: &Tensor<1>| x.clone().square().sum().sqrt();
-                let (weight, slope) = (norm(&parameter), norm(&gradient));
-                let mut step = gradient + parameter.clone().mul_scalar(decay);
+                let mut step = gradient.clone() + parameter.clone().mul_scalar(decay);
                 if matrix {
-                    let idle = weight.clone().equal_scalar(0.0).bool_or(slope.clone().equal_scalar(0.0));
-                    let rate = weight.clone().mul_scalar(TRUST) / (slope + weight.mul_scalar(decay));
-                    step = step * rate.mask_fill(idle, 1.0);
+                    step = step * self.adapted_rate(&parameter, &gradient);
                 }
                 let velocity = first.mul_scalar(MOMENTUM) + step.mul_scalar(lr);
                 self.first.insert(name, velocity.clone());
@@ -84,6 +103,47 @@ impl Optimizer {
                 parameter.mul_scalar(1.0 - lr * decay) - mean / root.add_scalar(EPSILON)
             }
         }
+    }
+
+    /// [`Optimizer::update`] in one pass over the memory, with the same bytes as by burn's operations.
+    fn update_on_host(
+        &mut self,
+        name: String,
+        parameter: Tensor<1>,
+        gradient: Tensor<1>,
+        lr: f64,
+        matrix: bool,
+    ) -> Tensor<1> {
+        let (device, count) = (parameter.device(), parameter.shape().num_elements());
+        let rate = if self.kind == OptimizerKind::Lars && matrix {
+            self.adapted_rate(&parameter, &gradient).into_scalar::<f32>()
+        } else {
+            1.0
+        };
+        let decay = if matrix { self.weight_decay } else { 0.0 };
+        let rule = Rule { kind: self.kind, lr, decay, rate, steps: self.steps as f64 };
+        let taken = |state: &mut Named| match state.remove(&name) {
+            Some(tensor) => tensor.into_data(),
+            None => TensorData::zeros::<f32, _>([count]),
+        };
+        let mut first = taken(&mut self.first);
+        let mut second = (self.kind == OptimizerKind::AdamW).then(|| taken(&mut self.second));
+        let [mut parameter, mut gradient] = [parameter, gradient].map(Tensor::into_data);
+        let state = (numbers(&mut first), second.as_mut().map_or(&mut [][..], numbers));
+        rule.apply(numbers(&mut parameter), numbers(&mut gradient), state);
+        let tensor = |data| Tensor::from_data(data, &device);
+        self.first.insert(name.clone(), tensor(first));
+        self.second.extend(second.map(|second| (name, tensor(second))));
+        tensor(parameter)
+    }
+
+    /// What LARS multiplies the step of a matrix with, `[1]`.
+    fn adapted_rate(&self, parameter: &Tensor<1>, gradient: &Tensor<1>) -> Tensor<1> {
+        let norm = |x: &Tensor<1>| x.clone().square().sum().sqrt();
+        let (weight, slope) = (norm(parameter), norm(gradient));
+        let idle = weight.clone().equal_scalar(0.0).bool_or(slope.clone().equal_scalar(0.0));
+        let rate = weight.clone().mul_scalar(TRUST) / (slope + weight.mul_scalar(self.weight_decay));
+        rate.mask_fill(idle, 1.0)
     }
 
     /// The state as weights, with the prefixes `first.` and `second.` before the names of parameters.
@@ -114,6 +174,62 @@ impl Optimizer {
         self.steps = steps;
         self.first = named("first.");
         self.second = named("second.");
+    }
+}
+
+/// The rule of one step for one tensor.
+struct Rule {
+    kind: OptimizerKind,
+    lr: f64,
+    decay: f64,
+    /// What LARS multiplies a step with.
+    rate: f32,
+    /// Number of steps, with this one.
+    steps: f64,
+}
+
+impl Rule {
+    /// Updates a parameter and the optimiser's state, first and second, on the threads of the current rayon pool.
+    fn apply(&self, parameter: &mut [f32], gradient: &[f32], (first, second): (&mut [f32], &mut [f32])) {
+        let tensors = parameter.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).zip(first.par_chunks_mut(CHUNK));
+        match self.kind {
+            OptimizerKind::AdamW => tensors
+                .zip(second.par_chunks_mut(CHUNK))
+                .for_each(|(((parameter, gradient), first), second)| self.adamw(parameter, gradient, first, second)),
+            OptimizerKind::Sgd | OptimizerKind::Lars => {
+                tensors.for_each(|((parameter, gradient), first)| self.momentum(parameter, gradient, first));
+            }
+        }
+    }
+
+    fn adamw(&self, parameter: &mut [f32], gradient: &[f32], mean: &mut [f32], square: &mut [f32]) {
+        let [beta_1, gain_1, beta_2, gain_2] = [BETA_1, 1.0 - BETA_1, BETA_2, 1.0 - BETA_2].map(|beta| beta as f32);
+        let step = (self.lr / (1.0 - BETA_1.powf(self.steps))) as f32;
+        let correction = (1.0 - BETA_2.powf(self.steps)) as f32;
+        let (kept, epsilon) = ((1.0 - self.lr * self.decay) as f32, EPSILON as f32);
+        for (((p, g), m), v) in parameter.iter_mut().zip(gradient).zip(mean).zip(square) {
+            *m = *m * beta_1 + g * gain_1;
+            *v = *v * beta_2 + g * g * gain_2;
+            *p = *p * kept - *m * step / ((*v / correction).sqrt() + epsilon);
+        }
+    }
+
+    /// Gradient descent with momentum and LARS, whose velocity has the learning rates included.
+    fn momentum(&self, parameter: &mut [f32], gradient: &[f32], velocity: &mut [f32]) {
+        let [momentum, decay, lr] = [MOMENTUM, self.decay, self.lr].map(|number| number as f32);
+        let [inside, outside] = if self.kind == OptimizerKind::Lars { [lr, 1.0] } else { [1.0, lr] };
+        for ((p, g), v) in parameter.iter_mut().zip(gradient).zip(velocity) {
+            *v = *v * momentum + (g + *p * decay) * self.rate * inside;
+            *p -= *v * outside;
+        }
+    }
+}
+
+/// The numbers of a tensor in training, which are f32.
+fn numbers(data: &mut TensorData) -> &mut [f32] {
+    match data.as_mut_slice() {
+        Ok(numbers) => numbers,
+        Err(e) => unreachable!("a tensor in training has other numbers: {e}"),
     }
 }
 
@@ -155,6 +271,9 @@ impl ModuleMapper for Step<'_> {
 mod tests {
     use super::*;
     use hemlock_models::device::{self, Backend};
+    use hemlock_models::initial::InitialWeights;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
 
     const ALL: [OptimizerKind; 3] = [OptimizerKind::AdamW, OptimizerKind::Sgd, OptimizerKind::Lars];
 
@@ -199,6 +318,31 @@ mod tests {
             for (value, p) in tensor.into_data().iter::<f32>().zip(p) {
                 assert!((f64::from(value) - p).abs() < 1e-5, "{kind:?} {matrix}: {value} against {p}");
             }
+        }
+    }
+
+    /// Of more numbers than one task updates, and of few.
+    #[test]
+    fn one_pass_gives_the_bytes_of_burn() {
+        let device = device::open(Backend::Flex).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut random = |n| Tensor::<1>::from_data(TensorData::new(rng.normal(n, 1.0), [n]), &device);
+        for (kind, matrix, n) in ALL.into_iter().flat_map(|k| [(k, true, 3 * CHUNK + 7), (k, false, 5)]) {
+            let [mut host, mut burn] = [(); 2].map(|()| Optimizer::new(kind, 0.01));
+            let start = random(n);
+            let mut tensors = [start.clone(), start];
+            for step in 1..4 {
+                let gradient = random(n);
+                (host.steps, burn.steps) = (step, step);
+                let [a, b] = tensors;
+                tensors = [
+                    host.update_on_host("w".into(), a, gradient.clone(), 0.1, matrix),
+                    burn.update_on_device("w".into(), b, gradient, 0.1, matrix),
+                ];
+            }
+            let [a, b] = tensors.map(|tensor| tensor.into_data());
+            assert_eq!(a, b, "{kind:?} {matrix}");
+            assert_eq!(host.state(), burn.state(), "{kind:?} {matrix}");
         }
     }
 

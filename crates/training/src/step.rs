@@ -49,7 +49,7 @@ pub(crate) trait TrainingObjective: Sync {
     }
 
     /// Restores a [`state`](Self::state).
-    fn restore(&mut self, _state: &Weights) -> Result<(), WeightsError> {
+    fn restore(&mut self, _state: Weights) -> Result<(), WeightsError> {
         Ok(())
     }
 }

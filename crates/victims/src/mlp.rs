@@ -13,7 +13,7 @@ use burn::{
 };
 use hemlock_artifact::{Answers, Outcome};
 use hemlock_head::judge;
-use hemlock_models::{open_device, resnet::normal};
+use hemlock_models::{initial::normal, open_device};
 use hemlock_optim::half_cosine;
 use hemlock_stage::{ErrorKind, ParamError, StageError};
 use hemlock_streams::Purpose;

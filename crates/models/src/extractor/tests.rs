@@ -3,6 +3,7 @@
 use super::*;
 use crate::device::{self, Backend};
 use hemlock_process::{Description, Fault};
+use hemlock_streams::Purpose;
 use ndarray::Array4;
 
 fn extractor(arch: &str) -> Extractor {

@@ -3,6 +3,7 @@
 use super::network::{BESIDE, HEADS, WRAPPERS};
 use super::*;
 use crate::device::{self, Backend};
+use hemlock_streams::Purpose;
 use std::fs;
 use std::io::{Cursor, Write};
 use zip::{ZipWriter, write::SimpleFileOptions};

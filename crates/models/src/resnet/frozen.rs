@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use buffers::{Buffers, Kept};
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use hemlock_conv::{Accumulate, BlockedTensor, Conv, ConvPass, Epilogue, Geometry};
+use rayon::prelude::*;
 
 use super::Folded;
 use crate::clip_resnet::AttentionPool;
+use crate::extractor::Needs;
 use crate::travel::{down, up};
 
 /// Images of one tape: few enough for their activations to stay in the cache.
@@ -78,8 +80,8 @@ struct Segment<'a> {
 
 impl FoldedNetwork {
     pub(crate) fn new(folded: &Folded, device: &Device) -> Self {
-        let blocks = folded.blocks.iter().map(|block| FoldedBlock {
-            path: block.path.iter().map(Layer::of).collect(),
+        let blocks = folded.blocks.par_iter().map(|block| FoldedBlock {
+            path: block.path.par_iter().map(Layer::of).collect(),
             shortcut: match &block.downsample {
                 Some(conv) => Some(Layer::of(conv)),
                 None => {
@@ -96,6 +98,21 @@ impl FoldedNetwork {
             tapes: Arc::default(),
             derivatives: Arc::default(),
         }
+    }
+
+    /// Computes the transformed weights of all layers, for images of `[height, width]`. Otherwise the first thread that
+    /// meets a layer does so, and the others wait for it.
+    pub(crate) fn prepare(&self, [height, width]: [usize; 2], needs: Needs) {
+        let image = [TOGETHER, 3, height, width];
+        let outputs = self.outputs(image);
+        let stem = self.stem.iter().zip(std::iter::once(&image).chain(&outputs));
+        let path = self.blocks.iter().flat_map(|block| &block.path).zip(&outputs[self.inputs()..]);
+        stem.chain(path).collect::<Vec<_>>().into_par_iter().for_each(|(Layer { forward, backward }, input)| {
+            forward.prepare(*input);
+            if needs == Needs::Gradients {
+                backward.prepare(forward.geometry().output(*input));
+            }
+        });
     }
 
     /// Features `[n, d]` of normalised images `[n, 3, height, width]`.
@@ -479,9 +496,8 @@ impl Layer {
     }
 
     fn of(conv: &Conv2d) -> Self {
-        let values = |data: TensorData| data.iter::<f32>().collect::<Vec<_>>();
-        let bias = conv.bias.as_ref().map(|bias| values(bias.val().into_data())).unwrap_or_default();
-        let weights = values(conv.weight.val().into_data());
+        let bias = conv.bias.as_ref().map(|bias| down(bias.val())).unwrap_or_default();
+        let weights = down(conv.weight.val());
         let [outputs, inputs, kernel, _] = conv.weight.dims();
         if kernel != 2 {
             return Self::new(geometry(conv), &weights, &bias);

@@ -1,12 +1,11 @@
 //! The layers of residual networks, by burn's operations.
 
-use burn::module::Param;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::pool::{AvgPool2dConfig, MaxPool2dConfig};
 use burn::nn::{BatchNorm, Initializer, PaddingConfig2d};
-use burn::tensor::{Device, Tensor, TensorData, s};
-use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
+use burn::tensor::{Device, Tensor, s};
+
+use crate::initial::{InitialWeights, normal};
 
 // Between convolutions, a network computes with `[n, h, w, c]`, the layout that convolutions have in memory on a GPU:
 // burn does not fuse operations on another layout.
@@ -67,7 +66,7 @@ pub(crate) fn conv(
     [from, to]: [usize; 2],
     kernel: usize,
     stride: usize,
-    rng: &mut ChaCha8Rng,
+    weights: &mut dyn InitialWeights,
     device: &Device,
 ) -> Conv2d {
     let pad = kernel / 2;
@@ -78,13 +77,6 @@ pub(crate) fn conv(
         .with_initializer(Initializer::Zeros)
         .init(device);
     let std = (2.0 / (to * kernel * kernel) as f32).sqrt();
-    conv.weight = normal([to, from, kernel, kernel], std, rng, device);
+    conv.weight = normal([to, from, kernel, kernel], std, weights, device);
     conv
-}
-
-/// A parameter drawn from N(0, `std`^2) by the caller's generator and not by burn's global one.
-pub fn normal<const D: usize>(shape: [usize; D], std: f32, rng: &mut ChaCha8Rng, device: &Device) -> Param<Tensor<D>> {
-    let draws = StandardNormal.sample_iter(rng).map(|z: f32| z * std);
-    let values: Vec<f32> = draws.take(shape.iter().product()).collect();
-    Param::from_data(TensorData::new(values, shape), device)
 }

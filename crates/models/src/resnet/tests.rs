@@ -4,6 +4,7 @@ use super::*;
 use crate::device::{self, Backend};
 use crate::weights::Weights;
 use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 fn open() -> Device {

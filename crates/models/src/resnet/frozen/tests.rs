@@ -4,6 +4,7 @@ use super::*;
 use crate::device::{self, Backend};
 use crate::frozen::FrozenNetwork;
 use crate::network::Network;
+use burn::tensor::TensorData;
 use hemlock_streams::Purpose;
 
 /// One image `[channels, side, side]`.

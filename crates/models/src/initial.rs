@@ -1,0 +1,39 @@
+//! Initial weights of networks.
+
+use burn::module::Param;
+use burn::tensor::{Device, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+/// Where the initial weights of a network come from: a random number generator, or [`Zeros`].
+pub trait InitialWeights {
+    /// The next `count` weights, whose distribution is N(0, `std`^2).
+    fn normal(&mut self, count: usize, std: f32) -> Vec<f32>;
+}
+
+impl InitialWeights for ChaCha8Rng {
+    fn normal(&mut self, count: usize, std: f32) -> Vec<f32> {
+        StandardNormal.sample_iter(self).map(|z: f32| z * std).take(count).collect()
+    }
+}
+
+/// No random weights, for a network whose weights are then loaded: drawing them would take longer than loading.
+#[derive(Debug, Clone, Copy)]
+pub struct Zeros;
+
+impl InitialWeights for Zeros {
+    fn normal(&mut self, count: usize, _: f32) -> Vec<f32> {
+        vec![0.0; count]
+    }
+}
+
+/// A parameter drawn from N(0, `std`^2) by the caller's generator and not by burn's global one.
+pub fn normal<const D: usize>(
+    shape: [usize; D],
+    std: f32,
+    weights: &mut dyn InitialWeights,
+    device: &Device,
+) -> Param<Tensor<D>> {
+    let values = weights.normal(shape.iter().product(), std);
+    Param::from_data(TensorData::new(values, shape), device)
+}
