@@ -4,7 +4,8 @@
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser};
-use hemlock_bench::{Machine, Results, Work, gpu_works, in_task_pool, works};
+use hemlock_bench::{Machine, Results, SharedTiles, Work, gpu_works, in_task_pool, shared_tiles, works};
+use hemlock_models::Needs;
 use std::{
     fs,
     io::{Write, stdin, stdout},
@@ -28,6 +29,20 @@ enum Command {
         named: Named,
         /// The folder for it
         dir: PathBuf,
+    },
+    /// Simulate an extraction, or gradients with respect to pixels, on more threads than this machine has
+    Threads {
+        /// The architecture
+        arch: String,
+        /// The number of images
+        #[arg(long, default_value_t = 50_000)]
+        images: usize,
+        /// Their side in pixels
+        #[arg(long, default_value_t = 32)]
+        side: usize,
+        /// Gradients with respect to pixels instead of features
+        #[arg(long)]
+        gradients: bool,
     },
     /// Describe this machine and measure its limits, as JSON
     Machine,
@@ -70,6 +85,15 @@ fn main() -> Result<()> {
         }
         Command::Serve { named } => serve(&*named.find()?)?,
         Command::Data { named, dir } => named.find()?.given()?.write(&dir)?,
+        Command::Threads { arch, images, side, gradients } => {
+            let needs = if gradients { Needs::Gradients } else { Needs::Features };
+            println!("| threads | tiles | times as fast | idle |\n| --- | --- | --- | --- |");
+            for SharedTiles { threads, tiles, speedup, idle } in
+                shared_tiles(&arch, [images, side], needs, &[2, 4, 8, 16, 32, 64])?
+            {
+                println!("| {threads} | {tiles} | {speedup:.1} | {:.1} % |", 100.0 * idle);
+            }
+        }
         Command::Machine => println!("{}", serde_json::to_string_pretty(&Machine::measure()?)?),
         Command::Collect { criterion, json } => {
             let results = Results::collect(&criterion)?;
