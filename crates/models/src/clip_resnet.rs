@@ -13,7 +13,7 @@ use burn::nn::{BatchNorm, BatchNormConfig, Initializer, Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
-use crate::initial::{InitialWeights, normal};
+use crate::initial::{WeightSource, normal};
 use crate::resnet::{ResidualBlock, averaged, channels_first, channels_last, conv, convolved, normalised};
 use crate::vit::attend;
 
@@ -174,7 +174,7 @@ impl ClipResNet {
     /// weights (fan-out), drawn from `weights` in the order of the layers, and the matrices of the attention normal
     /// weights with the variance of the inverse of the number of their inputs.
     #[must_use]
-    pub fn new(arch: ClipResNetArch, size: [usize; 2], weights: &mut dyn InitialWeights, device: &Device) -> Self {
+    pub fn new(arch: ClipResNetArch, size: [usize; 2], weights: &mut dyn WeightSource, device: &Device) -> Self {
         let norm = |channels: usize| BatchNormConfig::new(channels).init(device);
         let (half, width) = (arch.width / 2, arch.width);
         let stem = [([3, half], 2), ([half, half], 1), ([half, width], 1)];
@@ -231,7 +231,7 @@ impl ClipResNet {
 
 impl AttentionPool {
     /// Attention over so many pixels of `from` channels.
-    fn new([from, to]: [usize; 2], pixels: usize, weights: &mut dyn InitialWeights, device: &Device) -> Self {
+    fn new([from, to]: [usize; 2], pixels: usize, weights: &mut dyn WeightSource, device: &Device) -> Self {
         let std = (1.0 / from as f32).sqrt();
         let mut linear = |to: usize| {
             let mut layer = LinearConfig::new(from, to).with_initializer(Initializer::Zeros).init(device);

@@ -16,7 +16,7 @@ use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor};
 use std::ops::Range;
 
-use crate::initial::{InitialWeights, normal};
+use crate::initial::{WeightSource, normal};
 use crate::resnet::{channels_first, channels_last, convolved};
 use arch::{EXPANSION, SIDE};
 
@@ -71,7 +71,7 @@ struct Head {
 
 /// Draws the weights of a new network, in the order of the calls.
 struct Draw<'a> {
-    weights: &'a mut dyn InitialWeights,
+    weights: &'a mut dyn WeightSource,
     device: &'a Device,
 }
 
@@ -117,7 +117,7 @@ impl Draw<'_> {
 impl ConvNext {
     /// A network whose weights are drawn from `weights` in the order of the layers.
     #[must_use]
-    pub fn new(arch: ConvNextArch, weights: &mut dyn InitialWeights, device: &Device) -> Self {
+    pub fn new(arch: ConvNextArch, weights: &mut dyn WeightSource, device: &Device) -> Self {
         let mut draw = Draw { weights, device };
         let widths = arch.widths();
         let stem = (draw.conv([3, widths[0]], PATCH, 1), draw.norm(widths[0], EPSILON));

@@ -6,12 +6,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 /// Where the initial weights of a network come from: a random number generator, or [`Zeros`].
-pub trait InitialWeights {
+pub trait WeightSource {
     /// The next `count` weights, whose distribution is N(0, `std`^2).
     fn normal(&mut self, count: usize, std: f32) -> Vec<f32>;
 }
 
-impl InitialWeights for ChaCha8Rng {
+impl WeightSource for ChaCha8Rng {
     fn normal(&mut self, count: usize, std: f32) -> Vec<f32> {
         StandardNormal.sample_iter(self).map(|z: f32| z * std).take(count).collect()
     }
@@ -21,7 +21,7 @@ impl InitialWeights for ChaCha8Rng {
 #[derive(Debug, Clone, Copy)]
 pub struct Zeros;
 
-impl InitialWeights for Zeros {
+impl WeightSource for Zeros {
     fn normal(&mut self, count: usize, _: f32) -> Vec<f32> {
         vec![0.0; count]
     }
@@ -31,7 +31,7 @@ impl InitialWeights for Zeros {
 pub fn normal<const D: usize>(
     shape: [usize; D],
     std: f32,
-    weights: &mut dyn InitialWeights,
+    weights: &mut dyn WeightSource,
     device: &Device,
 ) -> Param<Tensor<D>> {
     let values = weights.normal(shape.iter().product(), std);

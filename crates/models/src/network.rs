@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::clip_resnet::{self, ClipResNet, ClipResNetArch, ClipResNetArchError};
 use crate::convnext::{self, ConvNext, ConvNextArch, ConvNextArchError};
-use crate::initial::InitialWeights;
+use crate::initial::WeightSource;
 use crate::resnet::{ResNet, ResNetArch, ResNetArchError};
 use crate::vit::{Vit, VitArch, VitArchError};
 
@@ -263,7 +263,7 @@ impl Network {
     /// A network for images of `[height, width]`, which [`Arch::check_size`] accepts, with weights drawn from
     /// `weights`.
     #[must_use]
-    pub fn new(arch: Arch, size: [usize; 2], weights: &mut dyn InitialWeights, device: &Device) -> Self {
+    pub fn new(arch: Arch, size: [usize; 2], weights: &mut dyn WeightSource, device: &Device) -> Self {
         match arch {
             Arch::ResNet(arch) => Self::ResNet(ResNet::new(arch, weights, device)),
             Arch::ClipResNet(arch) => Self::ClipResNet(ClipResNet::new(arch, size, weights, device)),

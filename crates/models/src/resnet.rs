@@ -31,7 +31,7 @@ use burn::nn::{BatchNorm, BatchNormConfig, PaddingConfig2d};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
-use crate::initial::InitialWeights;
+use crate::initial::WeightSource;
 use arch::Stem;
 use layers::{pad_channels, pool, pooled};
 
@@ -74,7 +74,7 @@ impl ResNet {
     /// A network whose convolutions have Kaiming normal weights (fan-out), drawn from `weights` in the order of the
     /// layers, and whose batch norms are the identity up to the normalisation.
     #[must_use]
-    pub fn new(arch: ResNetArch, weights: &mut dyn InitialWeights, device: &Device) -> Self {
+    pub fn new(arch: ResNetArch, weights: &mut dyn WeightSource, device: &Device) -> Self {
         let (kernel, stride) = if arch.stem == Stem::ImageNet { (7, 2) } else { (3, 1) };
         let mut conv1 = conv([3, arch.width], kernel, stride, weights, device);
         if arch.stem == Stem::Padded {
@@ -169,7 +169,7 @@ impl ResidualBlock {
         [from, width, to]: [usize; 3],
         stride: usize,
         project: bool,
-        weights: &mut dyn InitialWeights,
+        weights: &mut dyn WeightSource,
         device: &Device,
     ) -> Self {
         let norm = |channels: usize| BatchNormConfig::new(channels).init(device);

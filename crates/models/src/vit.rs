@@ -18,7 +18,7 @@ use burn::tensor::activation::{gelu, gelu_approximate, sigmoid, silu, softmax};
 use burn::tensor::{Device, Tensor, TensorData, s};
 use std::ops::Range;
 
-use crate::initial::{InitialWeights, normal};
+use crate::initial::{WeightSource, normal};
 use rotary::Rotation;
 
 /// Standard deviation of the initial weights.
@@ -93,7 +93,7 @@ struct AttentionPool {
 /// Draws the weights of a new network, in the order of the calls.
 struct Draw<'a> {
     arch: VitArch,
-    weights: &'a mut dyn InitialWeights,
+    weights: &'a mut dyn WeightSource,
     device: &'a Device,
 }
 
@@ -154,7 +154,7 @@ impl Vit {
     /// A network for images of `[height, width]`, which must be multiples of the patch, with weights drawn from
     /// `weights` in the order of the layers.
     #[must_use]
-    pub fn new(arch: VitArch, size: [usize; 2], weights: &mut dyn InitialWeights, device: &Device) -> Self {
+    pub fn new(arch: VitArch, size: [usize; 2], weights: &mut dyn WeightSource, device: &Device) -> Self {
         let VitArch { width, depth, patch, class_token, .. } = arch;
         let mut draw = Draw { arch, weights, device };
         let mut proj = Conv2dConfig::new([3, width], [patch; 2])

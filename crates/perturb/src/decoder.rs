@@ -16,7 +16,7 @@ use burn::{
     },
 };
 use hemlock_artifact::DecoderArtifact;
-use hemlock_models::initial::{InitialWeights, Zeros, normal};
+use hemlock_models::initial::{WeightSource, Zeros, normal};
 use hemlock_models::{Weights, tiles::on_device};
 use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, Array4, ArrayView2, Axis, Slice};
@@ -37,7 +37,7 @@ impl DecoderNetwork {
     /// A network with random weights, for features of dimension `dim` and images of `8 side` x `8 side` pixels, with
     /// `width` channels in its widest layer.
     #[must_use]
-    pub fn new(dim: usize, width: usize, side: usize, weights: &mut dyn InitialWeights, device: &Device) -> Self {
+    pub fn new(dim: usize, width: usize, side: usize, weights: &mut dyn WeightSource, device: &Device) -> Self {
         let mut seed = LinearConfig::new(dim, width * side * side).init(device);
         seed.weight = normal([dim, width * side * side], (2.0 / dim as f32).sqrt(), weights, device);
         seed.bias = seed.bias.map(zeros);

@@ -271,7 +271,7 @@ impl ModuleMapper for Step<'_> {
 mod tests {
     use super::*;
     use hemlock_models::device::{self, Backend};
-    use hemlock_models::initial::InitialWeights;
+    use hemlock_models::initial::WeightSource;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
 

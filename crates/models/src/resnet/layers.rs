@@ -5,7 +5,7 @@ use burn::nn::pool::{AvgPool2dConfig, MaxPool2dConfig};
 use burn::nn::{BatchNorm, Initializer, PaddingConfig2d};
 use burn::tensor::{Device, Tensor, s};
 
-use crate::initial::{InitialWeights, normal};
+use crate::initial::{WeightSource, normal};
 
 // Between convolutions, a network computes with `[n, h, w, c]`, the layout that convolutions have in memory on a GPU:
 // burn does not fuse operations on another layout.
@@ -66,7 +66,7 @@ pub(crate) fn conv(
     [from, to]: [usize; 2],
     kernel: usize,
     stride: usize,
-    weights: &mut dyn InitialWeights,
+    weights: &mut dyn WeightSource,
     device: &Device,
 ) -> Conv2d {
     let pad = kernel / 2;
