@@ -5,8 +5,9 @@ classes K, poisons m.
     python benches/growth.py --hemlock target/release/hemlock            # all
     python benches/growth.py --only images d
 
-One number is varied at a time, and `--only imagenet` has features of ImageNet's size. Images are noise in CIFAR-10's layout, and their extractor is a ResNet-20 that is hardly
-trained. For the other sizes, features are imported from a file; they are Gaussian clouds around class means.
+One number is varied at a time, and `--only imagenet` has features of ImageNet's size. Images are noise in CIFAR-10's
+layout, and their extractor is a ResNet-20 that is hardly trained. For the other sizes, features are imported from a
+file; they are Gaussian clouds around class means.
 
 Every stage is a process of its own. Its seconds are those of its manifest. Its memory is the largest that the process
 had for itself (`RssAnon`, read every 5 ms). The number in brackets includes pages of mapped files (`VmHWM`), which the
@@ -188,8 +189,10 @@ def main():
         extraction(hemlock)
     if "imagenet" in args.only:
         imagenet(hemlock)
-    print("| n | d | K | m | " + " | ".join(head) + " |\n" + "| --- " * (4 + len(head)) + "|")
-    for varied in (varied for varied in args.only if varied in SIZES):
+    varying = [varied for varied in args.only if varied in SIZES]
+    if varying:
+        print("| n | d | K | m | " + " | ".join(head) + " |\n" + "| --- " * (4 + len(head)) + "|")
+    for varied in varying:
         for value in SIZES[varied]:
             size = BASE | {varied: value}
             with tempfile.TemporaryDirectory() as folder:

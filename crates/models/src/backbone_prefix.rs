@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::convnext::ConvNext;
 use crate::device::runs_on_rayon;
-use crate::extractor::{ExtractError, Extractor, ExtractorSpec};
+use crate::extractor::{ExtractError, Extractor, ExtractorSpec, Needs};
 use crate::network::Network;
 use crate::resnet::Folded;
 use crate::resnet::frozen::FoldedNetwork;
@@ -66,6 +66,9 @@ impl BackbonePrefix {
     pub fn activations(&self, pixels: &[f32]) -> Tensor<4> {
         let [height, width] = self.spec.image_size;
         let size = 3 * height * width;
+        if let Kernels::Own(net) = &self.kernels {
+            net.prepare(self.spec.image_size, Needs::Features);
+        }
         let tiles = on_device(&self.device, pixels.len() / size, TILE, |rows| {
             let pixels = &pixels[rows.start * size..rows.end * size];
             if self.blocks == self.spec.arch.blocks() {

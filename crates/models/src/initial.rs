@@ -27,7 +27,7 @@ impl WeightSource for Zeros {
     }
 }
 
-/// A parameter drawn from N(0, `std`^2) by the caller's generator and not by burn's global one.
+/// A parameter of N(0, `std`^2), from `weights` and not from burn's global generator.
 pub fn normal<const D: usize>(
     shape: [usize; D],
     std: f32,

@@ -4,7 +4,8 @@
 //!
 //! - images stay in the layout that convolutions read;
 //! - batch norm, shortcut and ReLU are one pass over them;
-//! - in the backward pass, the gradient with respect to a convolution's output overwrites that output.
+//! - in the backward pass, the gradient with respect to a convolution's output overwrites that output;
+//! - what follows a pass over all tiles begins with the last of them, which is still in the cache.
 //!
 //! The operation has two parents: the images, and a vector of all parameters.
 
@@ -240,7 +241,7 @@ impl Layer {
         let shift: Vec<f32> = shift.map(|((shift, scale), mean)| (f64::from(*shift) - scale * mean) as f32).collect();
         let scale: Vec<f32> = scale.into_iter().map(|scale| scale as f32).collect();
         let mut out = convolved.raw.pool.batch(convolved.raw.shape, BORDER);
-        out.par_iter_mut().zip(convolved.raw.par_iter()).enumerate().for_each(|(i, (out, raw))| {
+        out.par_iter_mut().zip(convolved.raw.par_iter()).enumerate().rev().for_each(|(i, (out, raw))| {
             raw.affine([&scale, &shift], plus.map(|plus| &plus[i]), rectified, out);
         });
         out
@@ -296,8 +297,9 @@ impl Layer {
     ) -> [Vec<f32>; 3] {
         let ConvOutput { raw, moments, inverse_deviation } = convolved;
         let mean: Vec<f32> = moments.mean.iter().map(|&mean| mean as f32).collect();
-        let sums: Vec<_> =
-            grad_output.par_iter().zip(raw.par_iter()).map(|(dy, raw)| dy.products(raw, &mean)).collect();
+        let tiles = grad_output.par_iter().zip(raw.par_iter()).rev();
+        let mut sums: Vec<_> = tiles.map(|(dy, raw)| dy.products(raw, &mean)).collect();
+        sums.reverse();
         let (scale, _) = self.norm(parameters);
         let (grad_scale, grad_shift) = grad_norm.split_at_mut(self.geometry.outputs);
         let mut maps = [(); 3].map(|()| vec![0.0; self.geometry.outputs]);

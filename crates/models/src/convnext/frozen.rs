@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hemlock_conv::Depthwise;
 use hemlock_dense::{Activation, Addend};
+use rayon::prelude::*;
 
 use super::arch::{ConvNextArch, EXPANSION, PATCH, SIDE};
 use super::{ConvNext, EPSILON};
@@ -190,8 +191,8 @@ impl FrozenConvNext {
                 let bias = of(&format!("{prefix}.downsample.1.bias"));
                 Linear::new(&weight, bias, Some([&norm[0], &norm[1]]), |_| 1.0)
             });
-            let blocks = (0..depth).map(|b| FrozenBlock::new(|name| of(&format!("{prefix}.blocks.{b}.{name}"))));
-            let blocks = blocks.collect();
+            let block = |b| FrozenBlock::new(|name| of(&format!("{prefix}.blocks.{b}.{name}")));
+            let blocks = (0..depth).into_par_iter().map(block).collect();
             FrozenStage { width, size: size.map(|side| side / (PATCH << i)), downsample, blocks }
         });
         let stem = channels_inside(of("stem.0.weight"), 3, PATCH);

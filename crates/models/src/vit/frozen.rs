@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor};
 use hemlock_dense::{Activation as Kernel, Addend, Attention, Heads, Left, product};
+use rayon::prelude::*;
 
 use super::{Activation, Positions, Readout, Vit, VitArch, rotary};
 use crate::linear::{Linear, Normalised, sized};
@@ -106,7 +107,7 @@ impl FrozenVit {
             embed: Linear::new(of("patch_embed.proj.weight"), patch_bias, None, |_| 1.0),
             start,
             pre: arch.pre_norm.then(|| ["weight", "bias"].map(|part| of(&format!("norm_pre.{part}")).to_vec())),
-            blocks: (0..arch.depth).map(block).collect(),
+            blocks: (0..arch.depth).into_par_iter().map(block).collect(),
             rotation: (arch.positions == Positions::Rotary).then(|| rotary::tables(arch, grid)),
             passes: Arc::default(),
         }
