@@ -9,6 +9,7 @@ use hemlock_models::Needs;
 use std::{
     fs,
     io::{Write, stdin, stdout},
+    num::NonZeroUsize,
     path::PathBuf,
     time::Instant,
 };
@@ -35,11 +36,11 @@ enum Command {
         /// The architecture
         arch: String,
         /// The number of images
-        #[arg(long, default_value_t = 50_000)]
-        images: usize,
+        #[arg(long, default_value = "50000")]
+        images: NonZeroUsize,
         /// Their side in pixels
-        #[arg(long, default_value_t = 32)]
-        side: usize,
+        #[arg(long, default_value = "32")]
+        side: NonZeroUsize,
         /// Gradients with respect to pixels instead of features
         #[arg(long)]
         gradients: bool,
@@ -89,7 +90,7 @@ fn main() -> Result<()> {
             let needs = if gradients { Needs::Gradients } else { Needs::Features };
             println!("| threads | tiles | times as fast | idle |\n| --- | --- | --- | --- |");
             for SharedTiles { threads, tiles, speedup, idle } in
-                shared_tiles(&arch, [images, side], needs, &[2, 4, 8, 16, 32, 64])?
+                shared_tiles(&arch, [images.get(), side.get()], needs, &[2, 4, 8, 16, 32, 64])?
             {
                 println!("| {threads} | {tiles} | {speedup:.1} | {:.1} % |", 100.0 * idle);
             }
