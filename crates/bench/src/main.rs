@@ -88,7 +88,7 @@ fn main() -> Result<()> {
         Command::Data { named, dir } => named.find()?.given()?.write(&dir)?,
         Command::Threads { arch, images, side, gradients } => {
             let needs = if gradients { Needs::Gradients } else { Needs::Features };
-            let rows = shared_tiles(&arch, [images.get(), side.get()], needs, &[2, 4, 8, 16, 32, 64])?;
+            let rows = shared_tiles(&arch, [images.get(), side.get()], needs, &[1, 2, 4, 8, 16, 32, 64])?;
             println!("| threads | tiles | times as fast | idle |\n| --- | --- | --- | --- |");
             for SharedTiles { threads, tiles, speedup, idle } in rows {
                 println!("| {threads} | {tiles} | {speedup:.1} | {:.1} % |", 100.0 * idle);

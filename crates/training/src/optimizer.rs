@@ -51,24 +51,15 @@ impl Optimizer {
         online.map(&mut Step { path: Path::default(), optimizer: self, lr, gradients, buffers })
     }
 
-    /// `parameter` after one step. Weight decay and the adaptation of LARS apply if it is a `matrix` or a convolution.
-    fn update(&mut self, name: String, parameter: Tensor<1>, gradient: Tensor<1>, lr: f64, matrix: bool) -> Tensor<1> {
-        if runs_on_rayon(&parameter.device()) {
-            self.update_on_host(name, parameter, gradient, lr, matrix)
-        } else {
-            self.update_on_device(name, parameter, gradient, lr, matrix)
-        }
+    /// The parameter after the step.
+    fn update(&mut self, step: ParameterStep) -> Tensor<1> {
+        let on_host = runs_on_rayon(&step.parameter.device());
+        if on_host { self.update_on_host(step) } else { self.update_on_device(step) }
     }
 
     /// [`Optimizer::update`] by burn's operations.
-    fn update_on_device(
-        &mut self,
-        name: String,
-        parameter: Tensor<1>,
-        gradient: Tensor<1>,
-        lr: f64,
-        matrix: bool,
-    ) -> Tensor<1> {
+    fn update_on_device(&mut self, step: ParameterStep) -> Tensor<1> {
+        let ParameterStep { name, parameter, gradient, lr, matrix } = step;
         let decay = if matrix { self.weight_decay } else { 0.0 };
         let zeros = || Tensor::zeros(gradient.shape(), &gradient.device());
         let first = self.first.remove(&name).unwrap_or_else(zeros);
@@ -106,14 +97,8 @@ impl Optimizer {
     }
 
     /// [`Optimizer::update`] in one pass over the memory, with the same bytes as by burn's operations.
-    fn update_on_host(
-        &mut self,
-        name: String,
-        parameter: Tensor<1>,
-        gradient: Tensor<1>,
-        lr: f64,
-        matrix: bool,
-    ) -> Tensor<1> {
+    fn update_on_host(&mut self, step: ParameterStep) -> Tensor<1> {
+        let ParameterStep { name, parameter, gradient, lr, matrix } = step;
         let (device, count) = (parameter.device(), parameter.shape().num_elements());
         let rate = if self.kind == OptimizerKind::Lars && matrix {
             self.adapted_rate(&parameter, &gradient).into_scalar::<f32>()
@@ -175,6 +160,16 @@ impl Optimizer {
         self.first = named("first.");
         self.second = named("second.");
     }
+}
+
+/// A step of one parameter.
+struct ParameterStep {
+    name: String,
+    parameter: Tensor<1>,
+    gradient: Tensor<1>,
+    lr: f64,
+    /// Whether it is a matrix or a convolution, to which weight decay and the adaptation of LARS apply.
+    matrix: bool,
 }
 
 /// The rule of one step for one tensor.
@@ -260,9 +255,9 @@ impl ModuleMapper for Step<'_> {
             let Some(gradient) = self.gradients.remove(&name) else {
                 return old;
             };
-            let flat = old.reshape([shape.num_elements()]);
-            let new = self.optimizer.update(name, flat, gradient, self.lr, D > 1);
-            new.reshape(shape)
+            let parameter = old.reshape([shape.num_elements()]);
+            let step = ParameterStep { name, parameter, gradient, lr: self.lr, matrix: D > 1 };
+            self.optimizer.update(step).reshape(shape)
         })
     }
 }
@@ -276,6 +271,10 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     const ALL: [OptimizerKind; 3] = [OptimizerKind::AdamW, OptimizerKind::Sgd, OptimizerKind::Lars];
+
+    fn step(parameter: Tensor<1>, gradient: Tensor<1>, lr: f64, matrix: bool) -> ParameterStep {
+        ParameterStep { name: "w".into(), parameter, gradient, lr, matrix }
+    }
 
     /// Three steps against the update rules written out in f64, of a matrix and of a bias.
     #[test]
@@ -292,7 +291,7 @@ mod tests {
             for (i, g) in gradients.into_iter().enumerate() {
                 optimizer.steps += 1;
                 let gradient = Tensor::from_floats(g.map(|g| g as f32), &device);
-                tensor = optimizer.update("w".into(), tensor, gradient, lr, matrix);
+                tensor = optimizer.update(step(tensor, gradient, lr, matrix));
                 let t = (i + 1) as i32;
                 let rate = if matrix { lr * 0.001 * norm(p) / (norm(g) + decay * norm(p)) } else { lr };
                 for i in 0..2 {
@@ -331,13 +330,13 @@ mod tests {
             let [mut host, mut burn] = [(); 2].map(|()| Optimizer::new(kind, 0.01));
             let start = random(n);
             let mut tensors = [start.clone(), start];
-            for step in 1..4 {
+            for steps in 1..4 {
                 let gradient = random(n);
-                (host.steps, burn.steps) = (step, step);
+                (host.steps, burn.steps) = (steps, steps);
                 let [a, b] = tensors;
                 tensors = [
-                    host.update_on_host("w".into(), a, gradient.clone(), 0.1, matrix),
-                    burn.update_on_device("w".into(), b, gradient, 0.1, matrix),
+                    host.update_on_host(step(a, gradient.clone(), 0.1, matrix)),
+                    burn.update_on_device(step(b, gradient, 0.1, matrix)),
                 ];
             }
             let [a, b] = tensors.map(|tensor| tensor.into_data());
@@ -354,7 +353,7 @@ mod tests {
         let moved = |p: [f32; 2], g: [f32; 2]| -> Vec<f32> {
             let mut optimizer = Optimizer::new(OptimizerKind::Lars, 0.0);
             let tensor = |v: [f32; 2]| Tensor::<1>::from_floats(v, &device);
-            optimizer.update("w".into(), tensor(p), tensor(g), 1.0, true).into_data().iter().collect()
+            optimizer.update(step(tensor(p), tensor(g), 1.0, true)).into_data().iter().collect()
         };
         for size in [1e-3, 1.0, 1e3] {
             let after = moved([3.0, 4.0], [size, 0.0]);
